@@ -1,0 +1,164 @@
+// Package par runs loops over the cores.
+//
+// A loop is split into chunks of a fixed size, never into as many as there are
+// cores, and each chunk writes outputs of its own: the result has the same
+// bits at any GOMAXPROCS. Workers are goroutines that spin for some
+// microseconds after a loop, because the next one of a training step is
+// usually that close, and then park. Running a loop allocates nothing.
+package par
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// Loop is a loop body with the free list of its arguments' memory. Make it
+// once, as a package variable, with New.
+type Loop[A any] struct {
+	body func(a *A, lo, hi int)
+	mu   sync.Mutex
+	free []*call[A]
+}
+
+// New returns a Loop that calls body with the arguments of For and a range
+// lo ≤ i < hi of its indices.
+func New[A any](body func(a *A, lo, hi int)) *Loop[A] {
+	return &Loop[A]{body: body}
+}
+
+// call is one run of a Loop; it is what the workers see.
+type call[A any] struct {
+	loop *Loop[A]
+	args A
+}
+
+func (c *call[A]) run(lo, hi int) { c.loop.body(&c.args, lo, hi) }
+
+// For calls the body for all of 0 ≤ i < n, in chunks of grain indices (the
+// last one may be shorter), on up to GOMAXPROCS cores, and returns when all
+// are done. A loop that runs while another one has the workers, or inside a
+// body, runs on its caller alone.
+func (l *Loop[A]) For(n, grain int, args A) {
+	if n <= 0 {
+		return
+	}
+	c := l.get()
+	c.args = args
+	if procs := runtime.GOMAXPROCS(0); n <= grain || procs == 1 || !crew.run(c, n, grain, procs) {
+		for lo := 0; lo < n; lo += grain {
+			c.run(lo, min(n, lo+grain))
+		}
+	}
+	var zero A
+	c.args = zero // hold nobody's memory
+	l.mu.Lock()
+	l.free = append(l.free, c)
+	l.mu.Unlock()
+}
+
+func (l *Loop[A]) get() *call[A] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.free); n > 0 {
+		c := l.free[n-1]
+		l.free = l.free[:n-1]
+		return c
+	}
+	return &call[A]{loop: l}
+}
+
+type runner interface{ run(lo, hi int) }
+
+// team is the workers of the process. One loop has them at a time.
+type team struct {
+	taken   atomic.Bool
+	workers []*worker // grows only, under taken
+
+	// The current loop. Workers look at seq, then enter (active), then read
+	// open; the caller clears open and waits for active to be 0 before it
+	// touches the rest again, so a worker that wakes late meets nothing.
+	seq    atomic.Uint64
+	open   atomic.Bool
+	active atomic.Int32
+	next   atomic.Int64 // first index that nobody has claimed
+	job    runner
+	n      int
+	grain  int
+}
+
+var crew team
+
+type worker struct {
+	parked atomic.Bool
+	wake   chan struct{}
+}
+
+// spins is how often a worker looks for the next loop before it parks: some
+// 50 to 100 µs.
+const spins = 1 << 15
+
+// run runs the loop on the team, or returns false if the team is taken.
+func (t *team) run(job runner, n, grain, procs int) bool {
+	if !t.taken.CompareAndSwap(false, true) {
+		return false
+	}
+	helpers := min(procs, (n+grain-1)/grain) - 1
+	for len(t.workers) < helpers {
+		w := &worker{wake: make(chan struct{}, 1)}
+		t.workers = append(t.workers, w)
+		go w.loop(t, t.seq.Load())
+	}
+	t.job, t.n, t.grain = job, n, grain
+	t.next.Store(0)
+	t.open.Store(true)
+	t.seq.Add(1)
+	for _, w := range t.workers[:helpers] {
+		if w.parked.Load() && w.parked.CompareAndSwap(true, false) {
+			w.wake <- struct{}{}
+		}
+	}
+	t.work()
+	t.open.Store(false)
+	for i := 1; t.active.Load() != 0; i++ {
+		if i%1024 == 0 {
+			runtime.Gosched()
+		}
+	}
+	t.job = nil
+	t.taken.Store(false)
+	return true
+}
+
+// work claims chunks and runs them until none is left.
+func (t *team) work() {
+	for {
+		lo := int(t.next.Add(int64(t.grain))) - t.grain
+		if lo >= t.n {
+			return
+		}
+		t.job.run(lo, min(t.n, lo+t.grain))
+	}
+}
+
+func (w *worker) loop(t *team, seen uint64) {
+	for {
+		for i := 0; t.seq.Load() == seen; i++ {
+			if i < spins {
+				continue
+			}
+			w.parked.Store(true)
+			if t.seq.Load() != seen && w.parked.CompareAndSwap(true, false) {
+				break
+			}
+			<-w.wake // run cleared parked and sends, or will when it needs us
+			i = 0
+		}
+		seen = t.seq.Load()
+		t.active.Add(1)
+		if t.open.Load() {
+			t.work()
+		}
+		t.active.Add(-1)
+	}
+}
