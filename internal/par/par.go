@@ -13,12 +13,11 @@ import (
 	"sync/atomic"
 )
 
-// Loop is a loop body with the free list of its arguments' memory. Make it
-// once, as a package variable, with New.
+// Loop is a loop body with the memory of its arguments. Make it once, as a
+// package variable, with New.
 type Loop[A any] struct {
 	body func(a *A, lo, hi int)
-	mu   sync.Mutex
-	free []*call[A]
+	free Pool[call[A]]
 }
 
 // New returns a Loop that calls body with the arguments of For and a range
@@ -43,29 +42,43 @@ func (l *Loop[A]) For(n, grain int, args A) {
 	if n <= 0 {
 		return
 	}
-	c := l.get()
-	c.args = args
+	c := l.free.Get()
+	c.loop, c.args = l, args
 	if procs := runtime.GOMAXPROCS(0); n <= grain || procs == 1 || !crew.run(c, n, grain, procs) {
 		for lo := 0; lo < n; lo += grain {
 			c.run(lo, min(n, lo+grain))
 		}
 	}
-	var zero A
-	c.args = zero // hold nobody's memory
-	l.mu.Lock()
-	l.free = append(l.free, c)
-	l.mu.Unlock()
+	*c = call[A]{} // hold nobody's memory
+	l.free.Put(c)
 }
 
-func (l *Loop[A]) get() *call[A] {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.free); n > 0 {
-		c := l.free[n-1]
-		l.free = l.free[:n-1]
-		return c
+// Pool is a free list. Unlike sync.Pool it never drops what it was given, so
+// that a caller who returns what he took allocates nothing the second time.
+// The zero Pool is ready.
+type Pool[T any] struct {
+	mu   sync.Mutex
+	free []*T
+}
+
+// Get returns something given to Put before, or a new zero T.
+func (p *Pool[T]) Get() *T {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.free)
+	if n == 0 {
+		return new(T)
 	}
-	return &call[A]{loop: l}
+	x := p.free[n-1]
+	p.free = p.free[:n-1]
+	return x
+}
+
+// Put gives x to a later Get.
+func (p *Pool[T]) Put(x *T) {
+	p.mu.Lock()
+	p.free = append(p.free, x)
+	p.mu.Unlock()
 }
 
 type runner interface{ run(lo, hi int) }

@@ -1,0 +1,69 @@
+package ops
+
+import (
+	"math"
+
+	"github.com/chainrule-go/chainrule/internal/par"
+)
+
+// Adam is the hyperparameters of AdamW.
+type Adam struct {
+	LR           float64 // α, the learning rate of this step
+	Beta1, Beta2 float64 // decay of the first and the second moment, in [0,1)
+	Eps          float64 // positive
+	WeightDecay  float64 // λ, decoupled: a step takes LR·λ of the weight
+	GradScale    float64 // multiplies the gradient; 0 means 1
+}
+
+// AdamW updates the weights p and the moments m and v with the gradient g, all
+// of one length, at step t = 1, 2, … (Loshchilov and Hutter, 2019):
+//
+//	m ← β₁m + (1−β₁)g,  v ← β₂v + (1−β₂)g²
+//	p ← p − α·λ·p − α·(m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)
+//
+// It panics if a hyperparameter is outside its range.
+func AdamW(p, g, m, v []float32, t int, h Adam) {
+	need(len(g) == len(p) && len(m) == len(p) && len(v) == len(p), "chainrule: ops.AdamW: slices of different length")
+	need(t >= 1, "chainrule: ops.AdamW: the first step is 1")
+	need(h.Beta1 >= 0 && h.Beta1 < 1 && h.Beta2 >= 0 && h.Beta2 < 1, "chainrule: ops.AdamW: Beta1 or Beta2 is not in [0,1)")
+	need(h.Eps > 0, "chainrule: ops.AdamW: Eps is not positive")
+	if h.GradScale == 0 {
+		h.GradScale = 1
+	}
+	bias1 := 1 - math.Pow(h.Beta1, float64(t))
+	bias2 := 1 - math.Pow(h.Beta2, float64(t))
+	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, adamWFactors{
+		beta1: float32(h.Beta1), rest1: float32(1 - h.Beta1),
+		beta2: float32(h.Beta2), rest2: float32(1 - h.Beta2),
+		gscale: float32(h.GradScale), keep: float32(1 - h.LR*h.WeightDecay),
+		step: float32(h.LR / bias1), root: float32(1 / math.Sqrt(bias2)), eps: float32(h.Eps),
+	}})
+}
+
+type adamWArgs struct {
+	p, g, m, v []float32
+	adamWFactors
+}
+
+// adamWFactors are computed once a step, in float64.
+type adamWFactors struct {
+	beta1, rest1, beta2, rest2 float32
+	gscale                     float32
+	keep                       float32 // 1 − α·λ
+	step                       float32 // α/(1−β₁ᵗ)
+	root                       float32 // 1/√(1−β₂ᵗ)
+	eps                        float32
+}
+
+var adamWLoop = par.New(func(a *adamWArgs, lo, hi int) {
+	p, g, m, v := a.p[lo:hi], a.g[lo:hi], a.m[lo:hi], a.v[lo:hi]
+	g, m, v = g[:len(p)], m[:len(p)], v[:len(p)]
+	f := a.adamWFactors
+	for i := range p {
+		d := g[i] * f.gscale
+		mi := f.beta1*m[i] + f.rest1*d
+		vi := f.beta2*v[i] + f.rest2*(d*d)
+		m[i], v[i] = mi, vi
+		p[i] = p[i]*f.keep - f.step*mi/(float32(math.Sqrt(float64(vi)))*f.root+f.eps)
+	}
+})

@@ -1,0 +1,114 @@
+package ops
+
+import (
+	"math"
+
+	"github.com/chainrule-go/chainrule/internal/par"
+	"github.com/chainrule-go/chainrule/internal/simd"
+)
+
+// RMSNorm normalises the rows of x [n,C] (Zhang and Sennrich, 2019):
+//
+//	r = 1/√(mean(x²) + eps),  y = r·w·x
+//
+// y is [n,C], w [C]; rstd [n] receives r, which the backward needs. y may be x.
+func RMSNorm(y, rstd, x, w []float32, n, C int, eps float64) {
+	RMSNormHeads(y, rstd, x, w, n, 1, C, C, C, eps)
+}
+
+// RMSNormBackward adds to dx [n,C] and dw [C] the gradients of
+// y = r·w·x, r = (mean(x²) + eps)^(-1/2):
+//
+//	dx += r·w·dy − x·r³/C·Σ(w·dy·x),  dw += Σ_rows r·x·dy
+//
+// dx is added to because the residual connection around the norm sends it the
+// rest.
+func RMSNormBackward(dx, dw, dy, x, rstd, w []float32, n, C int) {
+	RMSNormHeadsBackward(dx, dw, dy, x, rstd, w, n, 1, C, C, C, C)
+}
+
+// RMSNormHeads is RMSNorm over each of NH heads of HD elements in a row, with
+// one weight w [HD] for all heads. Row i of y starts at y[i·ys], of x at
+// x[i·xs]; rstd is [n,NH]. y may be x if ys is xs.
+func RMSNormHeads(y, rstd, x, w []float32, n, NH, HD, ys, xs int, eps float64) {
+	need(n <= 0 || len(y) >= (n-1)*ys+NH*HD && len(x) >= (n-1)*xs+NH*HD &&
+		len(rstd) >= n*NH && len(w) >= HD, "chainrule: ops.RMSNorm: a slice is too short")
+	rmsNormLoop.For(n, grain(NH*HD), rmsNormArgs{y, rstd, x, w[:HD], NH, ys, xs, eps})
+}
+
+type rmsNormArgs struct {
+	y, rstd, x, w []float32
+	NH, ys, xs    int
+	eps           float64
+}
+
+var rmsNormLoop = par.New(func(a *rmsNormArgs, lo, hi int) {
+	HD, w := len(a.w), a.w
+	for i := lo; i < hi; i++ {
+		for h := range a.NH {
+			x, y := a.x[i*a.xs+h*HD:][:HD], a.y[i*a.ys+h*HD:][:HD]
+			r := float32(1 / math.Sqrt(simd.Dot(x, x)/float64(HD)+a.eps))
+			a.rstd[i*a.NH+h] = r
+			for j := range y {
+				y[j] = x[j] * r * w[j]
+			}
+		}
+	}
+})
+
+// RMSNormHeadsBackward is the backward of RMSNormHeads; it adds to dx and dw
+// as RMSNormBackward does. The rows of dx, dy and x start at multiples of dxs,
+// dys and xs.
+func RMSNormHeadsBackward(dx, dw, dy, x, rstd, w []float32, n, NH, HD, dxs, dys, xs int) {
+	need(n <= 0 || len(dx) >= (n-1)*dxs+NH*HD && len(dy) >= (n-1)*dys+NH*HD && len(x) >= (n-1)*xs+NH*HD &&
+		len(rstd) >= n*NH && len(w) >= HD && (dw == nil || len(dw) >= HD),
+		"chainrule: ops.RMSNormBackward: a slice is too short")
+	a := rmsNormBackwardArgs{dx, dw, dy, x, rstd, w[:HD], n, NH, dxs, dys, xs}
+	rmsNormBackwardX.For(n, grain(NH*HD), a)
+	if dw != nil {
+		rmsNormBackwardW.For(chunks(HD), 1, a)
+	}
+}
+
+type rmsNormBackwardArgs struct {
+	dx, dw, dy, x, rstd, w []float32
+	n, NH, dxs, dys, xs    int
+}
+
+var rmsNormBackwardX = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
+	HD, w := len(a.w), a.w
+	for i := lo; i < hi; i++ {
+		for h := range a.NH {
+			dx, dy, x := a.dx[i*a.dxs+h*HD:][:HD], a.dy[i*a.dys+h*HD:][:HD], a.x[i*a.xs+h*HD:][:HD]
+			r := float64(a.rstd[i*a.NH+h])
+			var dot float64
+			for j := range dx {
+				dot += float64(w[j]*dy[j]) * float64(x[j])
+			}
+			k, r32 := float32(dot*r*r*r/float64(HD)), float32(r)
+			for j := range dx {
+				dx[j] += r32*(w[j]*dy[j]) - k*x[j]
+			}
+		}
+	}
+})
+
+var rmsNormBackwardW = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
+	HD := len(a.w)
+	for c := lo * columns; c < min(HD, hi*columns); c += columns {
+		dw := a.dw[c:min(HD, c+columns)]
+		var sum [columns]float64
+		for i := range a.n {
+			for h := range a.NH {
+				dy, x := a.dy[i*a.dys+h*HD+c:][:len(dw)], a.x[i*a.xs+h*HD+c:][:len(dw)]
+				r := a.rstd[i*a.NH+h]
+				for j := range dw {
+					sum[j] += float64(dy[j]) * float64(x[j]*r)
+				}
+			}
+		}
+		for j := range dw {
+			dw[j] += float32(sum[j])
+		}
+	}
+})

@@ -1,0 +1,124 @@
+package chainrule
+
+import (
+	"math"
+
+	"github.com/chainrule-go/chainrule/internal/par"
+	"github.com/chainrule-go/chainrule/internal/simd"
+	"github.com/chainrule-go/chainrule/ops"
+)
+
+// ZeroGrad sets every gradient to 0.
+func ZeroGrad(g *Params) { zeroLoop.For(len(g.Data), zeroGrain, g.Data) }
+
+const zeroGrain = 1 << 16
+
+var zeroLoop = par.New(func(data *[]float32, lo, hi int) { clear((*data)[lo:hi]) })
+
+// GradNorm returns the Euclidean norm of all gradients together, each counted
+// once, summed in float64. It is NaN or +Inf if the gradients are not finite.
+func GradNorm(g *Params) float64 {
+	s := normSums.Get()
+	block := (len(g.Data) + len(s) - 1) / len(s)
+	normLoop.For(len(s), 1, normArgs{s, g.Data, block})
+	var sum float64
+	for _, v := range s {
+		sum += v
+	}
+	normSums.Put(s)
+	return math.Sqrt(sum)
+}
+
+type normArgs struct {
+	sums  *[256]float64
+	data  []float32
+	block int
+}
+
+var (
+	normSums par.Pool[[256]float64]
+	normLoop = par.New(func(a *normArgs, lo, hi int) {
+		for i := lo; i < hi; i++ {
+			from, to := min(i*a.block, len(a.data)), min((i+1)*a.block, len(a.data))
+			a.sums[i] = simd.SumSquares(a.data[from:to])
+		}
+	})
+)
+
+// ClipGradients scales the gradients so that their norm is at most maxNorm,
+// and returns the norm they had. If that is NaN or infinite it leaves them
+// alone: the caller should not step. It panics unless maxNorm is positive.
+func ClipGradients(g *Params, maxNorm float64) (norm float64) {
+	if !(maxNorm > 0) {
+		panic("chainrule: ClipGradients: maxNorm is not positive")
+	}
+	norm = GradNorm(g)
+	if norm > maxNorm && !math.IsInf(norm, 0) {
+		scaleLoop.For(len(g.Data), zeroGrain, scaleArgs{g.Data, float32(maxNorm / norm)})
+	}
+	return norm
+}
+
+type scaleArgs struct {
+	data  []float32
+	scale float32
+}
+
+var scaleLoop = par.New(func(a *scaleArgs, lo, hi int) {
+	data := a.data[lo:hi]
+	for i := range data {
+		data[i] *= a.scale
+	}
+})
+
+// Adam is the hyperparameters of AdamStep. WeightDecay acts on tensors of rank
+// 2, TokenEmbedding included, and not on norms and biases.
+type Adam = ops.Adam
+
+// AdamState is the optimizer's state: the moments of every parameter, laid out
+// like Params.Data, and the number of steps taken.
+type AdamState struct {
+	M, V []float32
+	Step int
+}
+
+// NewAdamState returns the state before the first step. The error is
+// Validate's.
+func NewAdamState(c Config) (*AdamState, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	n := c.NumParams()
+	return &AdamState{M: make([]float32, n), V: make([]float32, n)}, nil
+}
+
+// AdamStep takes one step of AdamW (ops.AdamW has the formula) on every
+// parameter of m with the gradient g; a tied tensor is stepped once. It counts
+// s.Step up and calls m.Touch. It panics if g or s has another size than m, or
+// a hyperparameter is outside its range.
+func AdamStep(m *Model, g *Params, s *AdamState, h Adam) {
+	if g.config != m.Config || len(s.M) != len(m.Data) || len(s.V) != len(m.Data) {
+		panic("chainrule: AdamStep: gradient or state was made for another Config")
+	}
+	s.Step++
+	plain := h
+	plain.WeightDecay = 0
+	at := 0
+	step := func(n int, h Adam) {
+		ops.AdamW(m.Data[at:at+n], g.Data[at:at+n], s.M[at:at+n], s.V[at:at+n], s.Step, h)
+		at += n
+	}
+	step(len(m.TokenEmbedding), h)
+	for i := range m.Layers {
+		l := &m.Layers[i]
+		step(len(l.RMSAtt), plain)
+		step(len(l.Wqkv), h)
+		step(len(l.Bqkv)+len(l.QNorm)+len(l.KNorm), plain)
+		step(len(l.Wo), h)
+		step(len(l.RMSFFN), plain)
+		step(len(l.W13)+len(l.W2), h)
+	}
+	step(len(m.RMSFinal), plain)
+	step(len(m.Data)-at, h) // Wcls, if it is not TokenEmbedding
+	m.Touch()
+}
