@@ -32,12 +32,12 @@ type Session struct {
 	values  [][]float32 // per layer [Batch,MaxLen,KV]
 	lens    []int       // tokens in the cache of each sequence
 
-	cos, sin                       []float32 // [MaxLen,HD/2]
-	rows                           int       // what the buffers below hold
-	x, norm, qkv, att, branch      []float32
-	rstd, h13, act, ends, outs     []float32
-	spans                          []span
-	tokens                         []int32
+	cos, sin                   []float32 // [MaxLen,HD/2]
+	rows                       int       // what the buffers below hold
+	x, norm, qkv, att, branch  []float32
+	rstd, h13, act, ends, outs []float32
+	spans                      []span
+	tokens                     []int32
 }
 
 // span is a run of consecutive tokens of one sequence in a pass.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 
 	"github.com/chainrule-go/chainrule/backend"
@@ -103,13 +104,18 @@ func (c Config) NumParams() int {
 }
 
 // countParams adds up the sizes of all tensors; false if they exceed
-// maxParams.
+// maxParams. It builds no more than one layer.
 func (c Config) countParams() (total int, ok bool) {
 	ok = true
-	add := func(times int, shape ...int) {
-		n := uint64(times)
-		for _, d := range shape {
-			hi, lo := bits.Mul64(n, uint64(d))
+	p := Params{Layers: make([]LayerParams, 1), config: c}
+	p.each(func(layer int, _ string, _ *[]float32, out, in int) {
+		copies := 1
+		if layer >= 0 {
+			copies = c.NLayers
+		}
+		n := uint64(out)
+		for _, factor := range [...]int{max(1, in), copies} {
+			hi, lo := bits.Mul64(n, uint64(factor))
 			if hi != 0 || lo > maxParams {
 				ok = false
 				return
@@ -117,38 +123,8 @@ func (c Config) countParams() (total int, ok bool) {
 			n = lo
 		}
 		total += int(n)
-	}
-	c.eachTensor(func(_ string, times int, shape ...int) { add(times, shape...) })
+	})
 	return total, ok && total <= maxParams
-}
-
-// eachTensor lists what NumParams counts: every kind of tensor, how often it
-// occurs, and its shape.
-func (c Config) eachTensor(f func(name string, times int, shape ...int)) {
-	L := c.NLayers
-	f("token_embedding", 1, c.VocabSize, c.Dim)
-	f("rms_att", L, c.Dim)
-	f("wq", L, c.NHeads, c.HeadDim, c.Dim)
-	f("wk", L, c.NKVHeads, c.HeadDim, c.Dim)
-	f("wv", L, c.NKVHeads, c.HeadDim, c.Dim)
-	if c.QKVBias {
-		f("bq", L, c.NHeads, c.HeadDim)
-		f("bk", L, c.NKVHeads, c.HeadDim)
-		f("bv", L, c.NKVHeads, c.HeadDim)
-	}
-	if c.QKNorm {
-		f("q_norm", L, c.HeadDim)
-		f("k_norm", L, c.HeadDim)
-	}
-	f("wo", L, c.Dim, c.NHeads, c.HeadDim)
-	f("rms_ffn", L, c.Dim)
-	f("w1", L, c.HiddenDim, c.Dim)
-	f("w3", L, c.HiddenDim, c.Dim)
-	f("w2", L, c.Dim, c.HiddenDim)
-	f("rms_final", 1, c.Dim)
-	if !c.Tied {
-		f("wcls", 1, c.VocabSize, c.Dim)
-	}
 }
 
 // q, kv and qkv are the widths of the attention's projections.
@@ -206,44 +182,56 @@ func ParamsOf(c Config, data []float32) (*Params, error) {
 		panic("chainrule: ParamsOf: data has not Config.NumParams() elements")
 	}
 	p := &Params{Data: data, Layers: make([]LayerParams, c.NLayers), config: c}
-	cut := func(n int) []float32 {
-		t := data[:n:n]
-		data = data[n:]
-		return t
-	}
-	C, H, Q, KV := c.Dim, c.HiddenDim, c.q(), c.kv()
-	p.TokenEmbedding = cut(c.VocabSize * C)
+	p.each(func(_ int, _ string, t *[]float32, out, in int) {
+		n := out * max(1, in)
+		*t, data = data[:n], data[n:]
+	})
 	for i := range p.Layers {
 		l := &p.Layers[i]
-		l.RMSAtt = cut(C)
-		l.Wqkv = cut((Q + 2*KV) * C)
-		l.Wq, l.Wk, l.Wv = cut3(l.Wqkv, Q*C, KV*C)
+		l.Wqkv = slices.Clip(l.Wq[:c.qkv()*c.Dim]) // their capacity reaches over what follows
+		l.W13 = slices.Clip(l.W1[:2*c.HiddenDim*c.Dim])
 		if c.QKVBias {
-			l.Bqkv = cut(Q + 2*KV)
-			l.Bq, l.Bk, l.Bv = cut3(l.Bqkv, Q, KV)
+			l.Bqkv = slices.Clip(l.Bq[:c.qkv()])
 		}
-		if c.QKNorm {
-			l.QNorm = cut(c.HeadDim)
-			l.KNorm = cut(c.HeadDim)
-		}
-		l.Wo = cut(C * Q)
-		l.RMSFFN = cut(C)
-		l.W13 = cut(2 * H * C)
-		l.W1, l.W3 = l.W13[:H*C:H*C], l.W13[H*C:]
-		l.W2 = cut(C * H)
 	}
-	p.RMSFinal = cut(C)
+	p.each(func(_ int, _ string, t *[]float32, _, _ int) { *t = slices.Clip(*t) })
 	if c.Tied {
 		p.Wcls = p.TokenEmbedding
-	} else {
-		p.Wcls = cut(c.VocabSize * C)
 	}
 	return p, nil
 }
 
-// cut3 cuts s into the first q, the next kv and the remaining elements.
-func cut3(s []float32, q, kv int) (a, b, c []float32) {
-	return s[:q:q], s[q : q+kv : q+kv], s[q+kv:]
+// each lists the tensors in the order of memory: the layer or -1, the name,
+// where the view is, and the shape: in is 0 for norms and biases.
+func (p *Params) each(f func(layer int, name string, t *[]float32, out, in int)) {
+	c := p.config
+	C, H, Q, KV, HD := c.Dim, c.HiddenDim, c.q(), c.kv(), c.HeadDim
+	f(-1, "token_embedding", &p.TokenEmbedding, c.VocabSize, C)
+	for i := range p.Layers {
+		l := &p.Layers[i]
+		f(i, "rms_att", &l.RMSAtt, C, 0)
+		f(i, "wq", &l.Wq, Q, C)
+		f(i, "wk", &l.Wk, KV, C)
+		f(i, "wv", &l.Wv, KV, C)
+		if c.QKVBias {
+			f(i, "bq", &l.Bq, Q, 0)
+			f(i, "bk", &l.Bk, KV, 0)
+			f(i, "bv", &l.Bv, KV, 0)
+		}
+		if c.QKNorm {
+			f(i, "q_norm", &l.QNorm, HD, 0)
+			f(i, "k_norm", &l.KNorm, HD, 0)
+		}
+		f(i, "wo", &l.Wo, C, Q)
+		f(i, "rms_ffn", &l.RMSFFN, C, 0)
+		f(i, "w1", &l.W1, H, C)
+		f(i, "w3", &l.W3, H, C)
+		f(i, "w2", &l.W2, C, H)
+	}
+	f(-1, "rms_final", &p.RMSFinal, C, 0)
+	if !c.Tied {
+		f(-1, "wcls", &p.Wcls, c.VocabSize, C)
+	}
 }
 
 // Tensor is one named tensor of Params.
@@ -257,36 +245,19 @@ type Tensor struct {
 // repeated, and a tensor that is nil is left out.
 func (p *Params) Tensors() iter.Seq[Tensor] {
 	return func(yield func(Tensor) bool) {
-		c := p.config
-		C, H, Q, KV, HD := c.Dim, c.HiddenDim, c.q(), c.kv(), c.HeadDim
-		ok := true
-		put := func(prefix, name string, data []float32, shape ...int) {
-			if ok && data != nil {
-				ok = yield(Tensor{prefix + name, shape, data})
+		more := true
+		p.each(func(layer int, name string, t *[]float32, out, in int) {
+			if layer >= 0 {
+				name = "layers." + strconv.Itoa(layer) + "." + name
 			}
-		}
-		put("", "token_embedding", p.TokenEmbedding, c.VocabSize, C)
-		for i := range p.Layers {
-			l, at := &p.Layers[i], "layers."+strconv.Itoa(i)+"."
-			put(at, "rms_att", l.RMSAtt, C)
-			put(at, "wq", l.Wq, Q, C)
-			put(at, "wk", l.Wk, KV, C)
-			put(at, "wv", l.Wv, KV, C)
-			put(at, "bq", l.Bq, Q)
-			put(at, "bk", l.Bk, KV)
-			put(at, "bv", l.Bv, KV)
-			put(at, "q_norm", l.QNorm, HD)
-			put(at, "k_norm", l.KNorm, HD)
-			put(at, "wo", l.Wo, C, Q)
-			put(at, "rms_ffn", l.RMSFFN, C)
-			put(at, "w1", l.W1, H, C)
-			put(at, "w3", l.W3, H, C)
-			put(at, "w2", l.W2, C, H)
-		}
-		put("", "rms_final", p.RMSFinal, C)
-		if !c.Tied {
-			put("", "wcls", p.Wcls, c.VocabSize, C)
-		}
+			shape := []int{out, in}
+			if in == 0 {
+				shape = shape[:1]
+			}
+			if more && *t != nil {
+				more = yield(Tensor{name, shape, *t})
+			}
+		})
 	}
 }
 

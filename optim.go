@@ -101,24 +101,17 @@ func AdamStep(m *Model, g *Params, s *AdamState, h Adam) {
 		panic("chainrule: AdamStep: gradient or state was made for another Config")
 	}
 	s.Step++
-	plain := h
-	plain.WeightDecay = 0
+	undecayed := h
+	undecayed.WeightDecay = 0
 	at := 0
-	step := func(n int, h Adam) {
-		ops.AdamW(m.Data[at:at+n], g.Data[at:at+n], s.M[at:at+n], s.V[at:at+n], s.Step, h)
+	m.each(func(_ int, _ string, t *[]float32, _, in int) {
+		h := h
+		if in == 0 {
+			h = undecayed
+		}
+		n := len(*t)
+		ops.AdamW(*t, g.Data[at:at+n], s.M[at:at+n], s.V[at:at+n], s.Step, h)
 		at += n
-	}
-	step(len(m.TokenEmbedding), h)
-	for i := range m.Layers {
-		l := &m.Layers[i]
-		step(len(l.RMSAtt), plain)
-		step(len(l.Wqkv), h)
-		step(len(l.Bqkv)+len(l.QNorm)+len(l.KNorm), plain)
-		step(len(l.Wo), h)
-		step(len(l.RMSFFN), plain)
-		step(len(l.W13)+len(l.W2), h)
-	}
-	step(len(m.RMSFinal), plain)
-	step(len(m.Data)-at, h) // Wcls, if it is not TokenEmbedding
+	})
 	m.Touch()
 }

@@ -35,7 +35,7 @@ func AdamW(p, g, m, v []float32, t int, h Adam) {
 	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, adamWFactors{
 		beta1: float32(h.Beta1), rest1: float32(1 - h.Beta1),
 		beta2: float32(h.Beta2), rest2: float32(1 - h.Beta2),
-		gscale: float32(h.GradScale), keep: float32(1 - h.LR*h.WeightDecay),
+		gscale: float32(h.GradScale), decay: float32(h.LR * h.WeightDecay),
 		step: float32(h.LR / bias1), root: float32(1 / math.Sqrt(bias2)), eps: float32(h.Eps),
 	}})
 }
@@ -49,7 +49,7 @@ type adamWArgs struct {
 type adamWFactors struct {
 	beta1, rest1, beta2, rest2 float32
 	gscale                     float32
-	keep                       float32 // 1 − α·λ
+	decay                      float32 // α·λ
 	step                       float32 // α/(1−β₁ᵗ)
 	root                       float32 // 1/√(1−β₂ᵗ)
 	eps                        float32
@@ -64,6 +64,7 @@ var adamWLoop = par.New(func(a *adamWArgs, lo, hi int) {
 		mi := f.beta1*m[i] + f.rest1*d
 		vi := f.beta2*v[i] + f.rest2*(d*d)
 		m[i], v[i] = mi, vi
-		p[i] = p[i]*f.keep - f.step*mi/(float32(math.Sqrt(float64(vi)))*f.root+f.eps)
+		// the decay is part of the one step: 1 − α·λ would lose most of a small α·λ
+		p[i] -= f.decay*p[i] + f.step*mi/(float32(math.Sqrt(float64(vi)))*f.root+f.eps)
 	}
 })
