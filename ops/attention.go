@@ -30,6 +30,7 @@ func Attention(out, lse, qkv []float32, B, T, NH, NKV, HD int) {
 	need(len(out) >= B*T*NH*HD && len(lse) >= B*NH*T && len(qkv) >= B*T*stride,
 		"chainrule: ops.Attention: a slice is too short")
 	need(NKV > 0 && NH%NKV == 0, "chainrule: ops.Attention: NH is not a multiple of NKV")
+	need(HD%2 == 0, "chainrule: ops.Attention: HD is odd")
 	a := attentionArgs{out: out, lse: lse, q: qkv, qs: stride, kvs: stride, n: T, NH: NH, group: NH / NKV, HD: HD}
 	a.k, a.v = qkv[min(len(qkv), NH*HD):], qkv[min(len(qkv), (NH+NKV)*HD):]
 	a.blocks = (T + rowBlock - 1) / rowBlock
@@ -44,6 +45,7 @@ func AttentionCached(out, q, k, v []float32, n, pos, NH, NKV, HD, qs int) {
 	need(n <= 0 || len(out) >= n*NH*HD && len(q) >= (n-1)*qs+NH*HD &&
 		len(k) >= (pos+n)*NKV*HD && len(v) >= (pos+n)*NKV*HD, "chainrule: ops.AttentionCached: a slice is too short")
 	need(NKV > 0 && NH%NKV == 0, "chainrule: ops.AttentionCached: NH is not a multiple of NKV")
+	need(HD%2 == 0, "chainrule: ops.AttentionCached: HD is odd")
 	a := attentionArgs{out: out, q: q, k: k, v: v, qs: qs, kvs: NKV * HD, n: n, pos: pos, NH: NH, group: NH / NKV, HD: HD}
 	a.blocks = (n + rowBlock - 1) / rowBlock
 	attentionLoop.For(NH*a.blocks, 1, a)
@@ -188,6 +190,7 @@ func AttentionBackward(dqkv, dout, out, lse, qkv []float32, B, T, NH, NKV, HD in
 	need(len(dqkv) >= B*T*stride && len(dout) >= B*T*NH*HD && len(out) >= B*T*NH*HD &&
 		len(lse) >= B*NH*T && len(qkv) >= B*T*stride, "chainrule: ops.AttentionBackward: a slice is too short")
 	need(NKV > 0 && NH%NKV == 0, "chainrule: ops.AttentionBackward: NH is not a multiple of NKV")
+	need(HD%2 == 0, "chainrule: ops.AttentionBackward: HD is odd")
 	attentionBackwardLoop.For(B*NKV, 1, attentionBackwardArgs{dqkv, dout, out, lse, qkv, T, NH, NKV, HD})
 }
 

@@ -24,7 +24,8 @@ func CrossEntropy(losses []float32, lse []float64, logits []float32, targets []i
 //
 //	dlogitⱼ = scale·(e^(logitⱼ − lse) − [j = target])
 //
-// and 0 in ignored rows. dlogits may be logits.
+// and 0 in ignored rows. The target's is minus the sum of the others, which
+// 1 − e^(…) would cancel away where the model is sure. dlogits may be logits.
 func CrossEntropyBackward(dlogits []float32, lse []float64, logits []float32, targets []int32, n, V int, scale float64) {
 	need(len(dlogits) >= n*V && len(lse) >= n && len(logits) >= n*V && len(targets) >= n,
 		"chainrule: ops.CrossEntropyBackward: a slice is too short")
@@ -62,9 +63,13 @@ var crossEntropyBackwardLoop = par.New(func(a *crossEntropyArgs, lo, hi int) {
 			clear(out)
 			continue
 		}
+		var others float64
 		for j, logit := range row {
-			out[j] = float32(a.scale) * simd.Exp(float32(float64(logit)-a.lse[i]))
+			if j != int(target) {
+				out[j] = float32(a.scale) * simd.Exp(float32(float64(logit)-a.lse[i]))
+				others += float64(out[j])
+			}
 		}
-		out[target] -= float32(a.scale)
+		out[target] = float32(-others)
 	}
 })

@@ -21,6 +21,9 @@ func RMSNorm(y, rstd, x, w []float32, n, C int, eps float64) {
 //
 //	dx += r·w·dy − x·r³/C·Σ(w·dy·x),  dw += Σ_rows r·x·dy
 //
+// computed as r·(w·dy − k·(r·x)) with k = r/C·Σ(w·dy·x), whose factors are of
+// the size of dy whatever the size of x.
+//
 // dx is added to because the residual connection around the norm sends it the
 // rest.
 func RMSNormBackward(dx, dw, dy, x, rstd, w []float32, n, C int) {
@@ -47,7 +50,7 @@ var rmsNormLoop = par.New(func(a *rmsNormArgs, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		for h := range a.NH {
 			x, y := a.x[i*a.xs+h*HD:][:HD], a.y[i*a.ys+h*HD:][:HD]
-			r := float32(1 / math.Sqrt(simd.Dot(x, x)/float64(HD)+a.eps))
+			r := float32(1 / math.Sqrt(simd.SumSquares(x)/float64(HD)+a.eps))
 			a.rstd[i*a.NH+h] = r
 			for j := range y {
 				y[j] = x[j] * r * w[j]
@@ -85,9 +88,9 @@ var rmsNormBackwardX = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
 			for j := range dx {
 				dot += float64(w[j]*dy[j]) * float64(x[j])
 			}
-			k, r32 := float32(dot*r*r*r/float64(HD)), float32(r)
+			k, r32 := float32(dot*r/float64(HD)), float32(r)
 			for j := range dx {
-				dx[j] += r32*(w[j]*dy[j]) - k*x[j]
+				dx[j] += r32 * (w[j]*dy[j] - k*(r32*x[j]))
 			}
 		}
 	}

@@ -1,0 +1,306 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// heads is the shape of an attention.
+type heads struct{ B, T, NH, NKV, HD int }
+
+func (s heads) q() int      { return s.NH * s.HD }
+func (s heads) stride() int { return (s.NH + 2*s.NKV) * s.HD }
+
+// attention64 writes the whole matrix of probabilities of each head.
+func attention64(qkv []float64, s heads) (out, lse []float64) {
+	Q, KV, stride := s.q(), s.NKV*s.HD, s.stride()
+	out, lse = make([]float64, s.B*s.T*Q), make([]float64, s.B*s.NH*s.T)
+	for b := range s.B {
+		for h := range s.NH {
+			kvh := h / (s.NH / s.NKV)
+			for t := range s.T {
+				row := func(t int) []float64 { return qkv[(b*s.T+t)*stride:][:stride] }
+				p := make([]float64, t+1)
+				most := math.Inf(-1)
+				for j := range p {
+					p[j] = dot(row(t)[h*s.HD:][:s.HD], row(j)[Q+kvh*s.HD:][:s.HD]) / math.Sqrt(float64(s.HD))
+					most = max(most, p[j])
+				}
+				total := 0.0
+				for _, score := range p {
+					total += math.Exp(score - most)
+				}
+				l := most + math.Log(total)
+				lse[(b*s.NH+h)*s.T+t] = l
+				for j, score := range p {
+					for i := range s.HD {
+						out[(b*s.T+t)*Q+h*s.HD+i] += math.Exp(score-l) * row(j)[Q+KV+kvh*s.HD+i]
+					}
+				}
+			}
+		}
+	}
+	return out, lse
+}
+
+// run is both passes of the float32 attention into guarded outputs.
+func (s heads) run(t testing.TB, qkv, dout []float32) (out, lse, dqkv []float32) {
+	out, lse, dqkv = output(t, s.B*s.T*s.q()), output(t, s.B*s.NH*s.T), output(t, len(qkv))
+	Attention(out, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD)
+	AttentionBackward(dqkv, dout, out, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD)
+	return out, lse, dqkv
+}
+
+var lengths = []int{1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65, 66, 67, 130}
+
+func TestAttentionAndItsBackwardMatchFloat64(t *testing.T) {
+	shapes := []heads{{0, 3, 1, 1, 2}, {2, 0, 1, 1, 2}, {3, 5, 6, 2, 10}, {2, 9, 4, 1, 64}, {1, 70, 2, 2, 128}, {2, 67, 3, 1, 6}}
+	for _, T := range lengths {
+		shapes = append(shapes, heads{1, T, 1, 1, 2}, heads{1, T, 2, 1, 4}, heads{2, T, 4, 2, 8})
+	}
+	r := newRand(1)
+	for _, s := range shapes {
+		t.Run(fmt.Sprintf("%+v", s), func(t *testing.T) {
+			qkv, dout := random(r, s.B*s.T*s.stride(), 1), random(r, s.B*s.T*s.q(), 1)
+			out, lse, dqkv := s.run(t, qkv, dout)
+			x, d := widen(qkv), widen(dout)
+			want, wantL := attention64(x, s)
+			requireClose(t, want, out, 5e-7, "out")
+			requireClose(t, wantL, lse, 5e-7, "lse")
+
+			loss := func() float64 { out, _ := attention64(x, s); return dot(out, d) }
+			if len(x)*len(x)*s.T < 3e6 {
+				g := gradient(x, loss)
+				n := s.B * s.T
+				for _, part := range []struct {
+					name     string
+					from, to int
+				}{{"dq", 0, s.q()}, {"dk", s.q(), s.q() + s.NKV*s.HD}, {"dv", s.q() + s.NKV*s.HD, s.stride()}} {
+					w, got := make([]float64, 0, n), make([]float32, 0, n)
+					for i := range n {
+						w = append(w, g[i*s.stride()+part.from:i*s.stride()+part.to]...)
+						got = append(got, dqkv[i*s.stride()+part.from:i*s.stride()+part.to]...)
+					}
+					if s.T > 1 || part.name == "dv" {
+						requireClose(t, w, got, 1e-6, part.name)
+					} else {
+						require.InDeltaSlice(t, make([]float32, len(got)), got, 1e-6, "one key: the scores do not matter")
+					}
+				}
+				return
+			}
+			// One direction of random signs in each of q, k and v: (Δ·u)² is
+			// an unbiased estimate of ‖Δ‖².
+			for part := range 3 {
+				from, to := []int{0, s.q(), s.q() + s.NKV*s.HD}[part], []int{s.q(), s.q() + s.NKV*s.HD, s.stride()}[part]
+				for range 3 {
+					u, at := make([]float64, len(x)), append([]float64(nil), x...)
+					got, size := 0.0, 0.0
+					for i := range u {
+						if c := i % s.stride(); c >= from && c < to {
+							u[i] = float64(2*r.IntN(2) - 1)
+							got += u[i] * float64(dqkv[i])
+							size += float64(dqkv[i]) * float64(dqkv[i])
+						}
+					}
+					along := []float64{0}
+					g := gradient(along, func() float64 {
+						for i := range x {
+							x[i] = at[i] + along[0]*u[i]
+						}
+						return loss()
+					})
+					copy(x, at)
+					require.InDelta(t, g[0], got, 3e-6*math.Sqrt(size), "d%c along a direction", "qkv"[part])
+				}
+			}
+		})
+	}
+}
+
+func TestAttentionWithLargeScoresIsFiniteAndRight(t *testing.T) {
+	r := newRand(2)
+	for _, c := range []struct {
+		std, tol float64
+	}{{3, 2e-5}, {6, 2e-5}, {20, 5e-4}} { // scores of about 20, 100 and 1000: lse is float32
+		s := heads{2, 67, 2, 1, 8}
+		qkv, dout := random(r, s.B*s.T*s.stride(), 1), random(r, s.B*s.T*s.q(), 1)
+		for i := range qkv {
+			if i%s.stride() < s.q()+s.HD { // q and k
+				qkv[i] *= float32(c.std)
+			}
+		}
+		out, lse, dqkv := s.run(t, qkv, dout)
+		want, wantL := attention64(widen(qkv), s)
+		requireClose(t, want, out, c.tol, "out")
+		requireClose(t, wantL, lse, 1e-6, "lse")
+		for _, v := range dqkv {
+			require.False(t, math.IsNaN(float64(v)) || math.IsInf(float64(v), 0))
+		}
+	}
+	s := heads{1, 6, 1, 1, 4}
+	qkv, dout := random(r, s.T*s.stride(), 1), random(r, s.T*s.q(), 1)
+	for i := range qkv {
+		if i%s.stride() < 2*s.HD {
+			qkv[i] *= 12
+		}
+	}
+	_, _, dqkv := s.run(t, qkv, dout)
+	x, d := widen(qkv), widen(dout)
+	requireClose(t, gradient(x, func() float64 { out, _ := attention64(x, s); return dot(out, d) }), dqkv, 2e-5, "dqkv")
+}
+
+// A bad number in q, k, v or dout at row t may reach what depends on it, and
+// nothing else, whatever the tiles: 4 queries, 64 keys, 32 rows.
+func TestAttentionIsCausalAlsoForNaNAndInf(t *testing.T) {
+	s := heads{2, 134, 4, 2, 6}
+	r := newRand(3)
+	qkv, dout := random(r, s.B*s.T*s.stride(), 1), random(r, s.B*s.T*s.q(), 1)
+	out, lse, dqkv := s.run(t, qkv, dout)
+	Q, KV, stride := s.q(), s.NKV*s.HD, s.stride()
+	const badBatch, badKVHead = 1, 1
+	for _, bad := range []float32{nan, inf, -inf} {
+		for _, at := range []int{0, 1, 2, 3, 4, 31, 32, 63, 64, 65, 66, 127, 130, 133} {
+			for _, what := range []string{"q", "k", "v", "dout"} {
+				x, d := slices.Clone(qkv), slices.Clone(dout)
+				row := badBatch*s.T + at
+				badHead := 2 // of the query heads; its key head is 1
+				switch what {
+				case "q":
+					x[row*stride+badHead*s.HD+3] = bad
+				case "k":
+					x[row*stride+Q+badKVHead*s.HD+3] = bad
+				case "v":
+					x[row*stride+Q+KV+badKVHead*s.HD+3] = bad
+				case "dout":
+					d[row*Q+badHead*s.HD+3] = bad
+				}
+				gotOut, gotLSE, gotD := s.run(t, x, d)
+				note := fmt.Sprintf("%v in %s at row %d", bad, what, at)
+				finite := func(v float32) bool { return v-v == 0 }
+				for i := range gotOut {
+					b, tt, h := i/Q/s.T, i/Q%s.T, i%Q/s.HD
+					var touched bool
+					switch what {
+					case "q":
+						touched = tt == at && h == badHead
+					case "k", "v":
+						touched = tt >= at && h/2 == badKVHead
+					}
+					if b != badBatch || !touched {
+						require.Equal(t, math.Float32bits(out[i]), math.Float32bits(gotOut[i]), "out[%d,%d,%d], %s", b, tt, h, note)
+					} else if bad != bad && (what != "v" || i%s.HD == 3) {
+						require.False(t, finite(gotOut[i]), "out[%d,%d,%d], %s", b, tt, h, note)
+					}
+				}
+				for i := range gotLSE {
+					b, h, tt := i/s.T/s.NH, i/s.T%s.NH, i%s.T
+					if b != badBatch || what == "v" || what == "dout" || h/2 != badKVHead || tt < at {
+						require.Equal(t, math.Float32bits(lse[i]), math.Float32bits(gotLSE[i]), "lse, %s", note)
+					}
+				}
+				for i := range gotD {
+					b, tt, c := i/stride/s.T, i/stride%s.T, i%stride
+					isQ, h := c < Q, c/s.HD
+					group := 0 // the key head
+					if isQ {
+						group = h / 2
+					} else {
+						group = (c - Q) % KV / s.HD
+					}
+					// A bad query or dout is felt at its own dq and at the keys up
+					// to it; a bad key or value by the queries from it on, and
+					// through them by every key.
+					var may bool
+					switch what {
+					case "q", "dout":
+						may = tt == at && isQ && h == badHead || !isQ && tt <= at && group == badKVHead
+					default:
+						may = group == badKVHead && (!isQ || tt >= at)
+					}
+					if b != badBatch || !may {
+						require.Equal(t, math.Float32bits(dqkv[i]), math.Float32bits(gotD[i]), "dqkv[%d,%d,%d], %s", b, tt, c, note)
+					} else if bad != bad && what == "q" {
+						require.False(t, finite(gotD[i]), "dqkv[%d,%d,%d], %s", b, tt, c, note)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A key's row is left alone by later keys also if those hold what no product
+// may touch.
+func TestAttentionOfTheFirstRowIsItsValue(t *testing.T) {
+	s := heads{1, 70, 1, 1, 4}
+	qkv := filled(s.T*s.stride(), nan)
+	copy(qkv, []float32{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+	out, lse := output(t, s.T*s.q()), output(t, s.T)
+	Attention(out, lse, qkv, 1, s.T, 1, 1, 4)
+	require.Equal(t, []float32{9, 10, 11, 12}, out[:4])
+	require.Equal(t, float32(35), lse[0])
+	for _, v := range out[4:] {
+		require.True(t, v != v)
+	}
+}
+
+func TestAttentionCachedGivesTheRowsOfAttention(t *testing.T) {
+	r := newRand(4)
+	for _, s := range []heads{{1, 1, 1, 1, 2}, {1, 5, 2, 1, 4}, {1, 67, 4, 2, 6}, {1, 131, 3, 3, 10}} {
+		qkv := random(r, s.T*s.stride(), 1)
+		Q, KV, stride := s.q(), s.NKV*s.HD, s.stride()
+		want, lse := make([]float32, s.T*Q), make([]float32, s.NH*s.T)
+		Attention(want, lse, qkv, 1, s.T, s.NH, s.NKV, s.HD)
+		k, v := filled((s.T+3)*KV, nan), filled((s.T+3)*KV, nan) // NaN behind the last key
+		CopyColumns(k, qkv[Q:], s.T, KV, KV, stride)
+		CopyColumns(v, qkv[Q+KV:], s.T, KV, KV, stride)
+		for _, chunk := range []int{1, 2, 3, 4, 5, 33, 64, 66, s.T} {
+			got := output(t, s.T*Q)
+			for pos := 0; pos < s.T; pos += chunk {
+				n := min(chunk, s.T-pos)
+				AttentionCached(got[pos*Q:][:n*Q], qkv[pos*stride:][:(n-1)*stride+Q], k, v, n, pos, s.NH, s.NKV, s.HD, stride)
+			}
+			requireClose(t, widen(want), got, 1e-7, fmt.Sprintf("%+v in chunks of %d", s, chunk))
+		}
+	}
+}
+
+func TestAttentionCachedIsCausalAlsoForNaN(t *testing.T) {
+	const pos, n, NH, NKV, HD = 61, 13, 2, 1, 4
+	r := newRand(5)
+	q, k, v := random(r, n*NH*HD, 1), random(r, (pos+n)*HD, 1), random(r, (pos+n)*HD, 1)
+	clean := output(t, n*NH*HD)
+	AttentionCached(clean, q, k, v, n, pos, NH, NKV, HD, NH*HD)
+	for bad := range pos + n {
+		for _, s := range [][]float32{k, v} {
+			saved := s[bad*HD+1]
+			s[bad*HD+1] = nan
+			out := output(t, n*NH*HD)
+			AttentionCached(out, q, k, v, n, pos, NH, NKV, HD, NH*HD)
+			for i := range out {
+				row, col := i/(NH*HD), i%HD
+				if pos+row < bad {
+					require.Equal(t, math.Float32bits(clean[i]), math.Float32bits(out[i]))
+				} else if &s[0] == &k[0] || col == 1 {
+					require.True(t, out[i] != out[i], "row %d, NaN at key %d", pos+row, bad)
+				}
+			}
+			s[bad*HD+1] = saved
+		}
+	}
+	for bad := range n {
+		q2 := slices.Clone(q)
+		q2[bad*NH*HD] = nan
+		out := output(t, n*NH*HD)
+		AttentionCached(out, q2, k, v, n, pos, NH, NKV, HD, NH*HD)
+		for i := range out {
+			if i/(NH*HD) != bad || i%(NH*HD) >= HD {
+				require.Equal(t, math.Float32bits(clean[i]), math.Float32bits(out[i]))
+			}
+		}
+	}
+}
