@@ -77,6 +77,7 @@ func NewWorkspace(c Config, B, T int, be backend.Backend) (*Workspace, error) {
 		return nil, err
 	}
 	ws.backend = be
+	ws.layers = make([]layerActivations, c.NLayers)
 	memory := make([]float32, floats)
 	ws.cut(func(rows, width int) []float32 {
 		t := memory[: rows*width : rows*width]
@@ -118,8 +119,8 @@ func WorkspaceBytes(c Config, B, T int) (int64, error) {
 	return 4*int64(floats) + 16*int64(ws.capacity), nil
 }
 
-// shapeWorkspace returns a Workspace without memory, and the number of float32
-// that it needs.
+// shapeWorkspace returns a Workspace without its layers and memory, and the
+// number of float32 that it needs. It takes no memory that grows with a size.
 func shapeWorkspace(c Config, B, T int) (ws *Workspace, floats int, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, 0, err
@@ -128,19 +129,25 @@ func shapeWorkspace(c Config, B, T int) (ws *Workspace, floats int, err error) {
 		return nil, 0, err
 	}
 	const most = 1 << 50
-	ws = &Workspace{config: c, B: B, T: T, capacity: B * T, layers: make([]layerActivations, c.NLayers)}
-	ws.cut(func(rows, width int) []float32 {
-		if width > 0 && rows > (most-min(floats, most))/width {
-			floats = most + 1
-		} else {
-			floats += rows * width
-		}
-		return nil
-	})
-	if floats > most {
+	ws = &Workspace{config: c, B: B, T: T, capacity: B * T}
+	count := func() (floats int) {
+		ws.cut(func(rows, width int) []float32 {
+			if rows > (most-min(floats, most))/width {
+				floats = most + 1
+			} else {
+				floats += rows * width
+			}
+			return nil
+		})
+		return floats
+	}
+	around := count() // without layers, then with one
+	ws.layers = make([]layerActivations, 1)
+	layer := count() - around
+	if around > most || layer > (most-around)/c.NLayers {
 		return nil, 0, fmt.Errorf("chainrule: a Workspace of B=%d, T=%d would have more than 2⁵⁰ activations", B, T)
 	}
-	return ws, floats, nil
+	return ws, around + c.NLayers*layer, nil
 }
 
 func checkShape(c Config, B, T int) error {

@@ -272,7 +272,11 @@ func TestEveryBitFlipIsAChecksumError(t *testing.T) {
 }
 
 func TestEveryTruncationIsAnError(t *testing.T) {
-	dir := save(t, t.TempDir(), newState(t, tiny(), 1))
+	c := chainrule.Config{
+		Dim: 2, HiddenDim: 1, NLayers: 1, NHeads: 1, NKVHeads: 1, HeadDim: 2, VocabSize: 2, SeqLen: 1,
+		RopeTheta: 10000, Tied: true,
+	}
+	dir := save(t, t.TempDir(), newState(t, c, 1))
 	for _, name := range []string{trainerFile, configFile, weightsFile, optimizerFile} {
 		path := filepath.Join(dir, name)
 		good := read(t, path)

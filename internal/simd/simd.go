@@ -7,7 +7,7 @@ package simd
 
 import "math"
 
-// lanes is the number of float32 products that Dot, SumSquares and SumExp add
+// lanes is the number of float32 terms that Dot, ExpSub and SumExpSub add
 // up before they go on in float64.
 const lanes = 64
 

@@ -104,3 +104,129 @@ func BenchmarkExp(b *testing.B) {
 		ExpSub(y, x, 0)
 	}
 }
+
+func TestAxpyAddsEveryProduct(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for n := range 140 {
+		var x [4][]float32
+		var a [4]float32
+		for i := range x {
+			a[i] = float32(r.NormFloat64())
+			x[i] = make([]float32, n)
+			for j := range x[i] {
+				x[i][j] = float32(r.NormFloat64())
+			}
+		}
+		memory := make([]float32, n+2) // a guard on either side
+		memory[0], memory[n+1] = 7, 7
+		y := memory[1 : n+1]
+		for j := range y {
+			y[j] = float32(j)
+		}
+		Axpy4(y, a[0], a[1], a[2], a[3], x[0], x[1], x[2], x[3])
+		for j := range y {
+			want, size := float64(j), float64(j)
+			for i := range x {
+				p := float64(a[i]) * float64(x[i][j])
+				want += p
+				size += math.Abs(p)
+			}
+			require.InDelta(t, want, y[j], 3e-7*size, "n=%d", n)
+			y[j] = float32(j)
+		}
+		Axpy(y, a[0], x[0])
+		for j := range y {
+			p := float64(a[0]) * float64(x[0][j])
+			require.InDelta(t, float64(j)+p, y[j], 1.2e-7*(float64(j)+math.Abs(p)), "n=%d", n)
+		}
+		require.Equal(t, []float32{7, 7}, []float32{memory[0], memory[n+1]}, "n=%d", n)
+	}
+}
+
+func TestNoProductWithZeroIsSkipped(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	for n := 1; n < 80; n += 3 {
+		for _, bad := range []float32{nan, inf, -inf} {
+			zeros, x := make([]float32, n), make([]float32, n)
+			x[n-1] = bad
+			require.True(t, math.IsNaN(Dot(zeros, x)))
+			for i := range 4 {
+				xs := [4][]float32{zeros, zeros, zeros, zeros}
+				xs[i] = x
+				y := make([]float32, n)
+				Axpy4(y, 0, 0, 0, 0, xs[0], xs[1], xs[2], xs[3])
+				require.True(t, y[n-1] != y[n-1])
+				require.Equal(t, make([]float32, n-1), y[:n-1])
+			}
+			y := make([]float32, n)
+			Axpy(y, 0, x)
+			require.True(t, y[n-1] != y[n-1])
+		}
+	}
+}
+
+func TestMaxIgnoresNaN(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	for _, c := range []struct {
+		x    []float32
+		want float32
+	}{
+		{nil, -inf}, {[]float32{nan}, -inf}, {[]float32{nan, nan, -inf}, -inf}, {[]float32{nan, -3, nan, -2}, -2},
+		{[]float32{1, nan}, 1}, {[]float32{1, inf, nan}, inf}, {[]float32{-1e38, -3e38}, -1e38},
+	} {
+		require.Equal(t, c.want, Max(c.x), "%v", c.x)
+	}
+	for n := 1; n < 100; n++ { // wherever it is
+		x := make([]float32, n)
+		x[n*7%n] = -1
+		x[(n*31+5)%n] = 2
+		require.Equal(t, float32(2), Max(x))
+	}
+}
+
+func TestSumSquaresHoldsWhatFloat32DoesNot(t *testing.T) {
+	require.InEpsilon(t, 5e60, SumSquares([]float32{1e30, 1e30, 1e30, 1e30, 1e30}), 1e-6)
+	require.InEpsilon(t, 5e-60, SumSquares([]float32{1e-30, 1e-30, 1e-30, 1e-30, 1e-30}), 1e-6)
+}
+
+func TestExpSubInPlaceGivesTheSameBits(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for n := range 140 {
+		x, y := make([]float32, n), make([]float32, n)
+		for i := range x {
+			x[i] = float32(5 * r.NormFloat64())
+		}
+		sum := ExpSub(y, x, 1)
+		require.Equal(t, sum, ExpSub(x, x, 1))
+		require.Equal(t, y, x)
+	}
+}
+
+func BenchmarkLoops(b *testing.B) {
+	const n = 4096
+	x, y := make([]float32, n), make([]float32, n)
+	for i := range x {
+		x[i], y[i] = float32(i%17), float32(i%13)
+	}
+	var sink float64
+	for _, c := range []struct {
+		name  string
+		bytes int64
+		f     func()
+	}{
+		{"Dot", 8 * n, func() { sink += Dot(x, y) }},
+		{"SumSquares", 4 * n, func() { sink += SumSquares(x) }},
+		{"Max", 4 * n, func() { sink += float64(Max(x)) }},
+		{"SumExpSub", 4 * n, func() { sink += SumExpSub(x, 17) }},
+		{"Axpy", 12 * n, func() { Axpy(y, 1e-9, x) }},
+		{"Axpy4", 24 * n, func() { Axpy4(y, 1e-9, 1e-9, 1e-9, 1e-9, x, x, x, x) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(c.bytes)
+			for b.Loop() {
+				c.f()
+			}
+		})
+	}
+	_ = sink
+}

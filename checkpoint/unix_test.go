@@ -1,0 +1,218 @@
+//go:build unix
+
+package checkpoint
+
+import (
+	"bufio"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chainrule-go/chainrule"
+)
+
+// The test binary runs itself as a process to be killed or confined.
+func TestMain(m *testing.M) {
+	switch dir := os.Getenv("CHAINRULE_TEST_DIR"); os.Getenv("CHAINRULE_TEST_CHILD") {
+	case "save":
+		saveForever(dir)
+	case "full":
+		saveOnFullDisk(dir)
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+func child(name, dir string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "CHAINRULE_TEST_CHILD="+name, "CHAINRULE_TEST_DIR="+dir)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// stateOf derives all of a state from a number, which is its Position. Two
+// numbers make one step, so that every other save replaces a state.
+func stateOf(n int64) *State {
+	c := tiny()
+	m, err := chainrule.NewModel(c)
+	must(err)
+	a, err := chainrule.NewAdamState(c)
+	must(err)
+	fill(m.Data, uint64(n))
+	fill(a.M, uint64(n)+1<<32)
+	fill(a.V, uint64(n)+2<<32)
+	a.Step = int(n)
+	return &State{
+		Model: m, Optimizer: a, Step: int(n / 2), Seed: uint64(n) * 3, Position: n,
+		Hyper: []byte(strconv.FormatInt(n, 10)),
+	}
+}
+
+// saveForever goes on from the state in dir and prints the number of each
+// state once it is saved.
+func saveForever(dir string) {
+	s, _, err := LoadState(dir)
+	must(err)
+	fmt.Println("ready")
+	for n := s.Position + 1; ; n++ {
+		_, err := SaveState(dir, stateOf(n))
+		must(err)
+		fmt.Println(n)
+	}
+}
+
+func TestAKilledSaveLosesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills a hundred processes")
+	}
+	dir := t.TempDir()
+	save(t, dir, stateOf(0))
+	last, midway := int64(0), 0
+	delay := 5 * time.Millisecond
+	for kill := range 120 {
+		cmd := child("save", dir)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		lines := bufio.NewScanner(out)
+		require.True(t, lines.Scan())
+		require.Equal(t, "ready", lines.Text())
+		start, first := time.Now(), last
+		time.AfterFunc(time.Duration(rand.Int64N(int64(delay))), func() { cmd.Process.Kill() })
+		for lines.Scan() {
+			last, err = strconv.ParseInt(lines.Text(), 10, 64)
+			require.NoError(t, err)
+		}
+		if took, n := time.Since(start), last-first; n > 0 { // kills fall into the first three saves or so
+			delay = min(3*took/time.Duration(n), 200*time.Millisecond)
+		} else {
+			delay = min(delay*2, 200*time.Millisecond)
+		}
+		require.Error(t, cmd.Wait()) // killed
+		if len(names(t, dir)) > 1 {
+			midway++
+		}
+		got, _, err := LoadState(dir)
+		require.NoError(t, err, "kill %d", kill)
+		require.Empty(t, got.Damaged)
+		require.GreaterOrEqual(t, got.Position, last)
+		require.LessOrEqual(t, got.Position, last+1)
+		requireSameState(t, stateOf(got.Position), got)
+		last = got.Position
+	}
+	t.Logf("%d saves; %d of 120 kills left one half done", last, midway)
+	require.Greater(t, midway, 10)
+	require.Greater(t, last, int64(20))
+}
+
+// saveOnFullDisk saves with every limit on the size of a file, from none at
+// all, and checks that the old state stays until one is saved.
+func saveOnFullDisk(dir string) {
+	signal.Ignore(syscall.SIGXFSZ)
+	old, _, err := LoadState(dir)
+	must(err)
+	next := stateOf(old.Position + 2)
+	for limit := 0; ; limit += 97 {
+		var r syscall.Rlimit
+		must(syscall.Getrlimit(syscall.RLIMIT_FSIZE, &r))
+		r.Cur = uint64(limit)
+		must(syscall.Setrlimit(syscall.RLIMIT_FSIZE, &r))
+		_, saveErr := SaveState(dir, next)
+		got, _, err := LoadState(dir)
+		must(err)
+		if saveErr == nil {
+			if got.Position != next.Position || limit < 1000 {
+				must(fmt.Errorf("limit %d: saved %d, loaded %d", limit, next.Position, got.Position))
+			}
+			return
+		}
+		if got.Position != old.Position || len(got.Damaged) > 0 {
+			must(fmt.Errorf("limit %d: %v, and the old state is gone", limit, saveErr))
+		}
+		entries, err := os.ReadDir(dir)
+		must(err)
+		if len(entries) != 1 {
+			must(fmt.Errorf("limit %d: %v are left", limit, entries))
+		}
+	}
+}
+
+func TestAFullDiskKeepsTheOldState(t *testing.T) {
+	dir := t.TempDir()
+	save(t, dir, stateOf(4))
+	require.NoError(t, child("full", dir).Run())
+	got, _, err := LoadState(dir)
+	require.NoError(t, err)
+	requireSameState(t, stateOf(6), got)
+}
+
+func TestPathsThatAreNoFilesNeverBlock(t *testing.T) {
+	dir := t.TempDir()
+	pipe, loop, zero := filepath.Join(dir, "pipe"), filepath.Join(dir, "loop"), filepath.Join(dir, "zero")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o666))
+	require.NoError(t, os.Symlink("loop", loop))
+	require.NoError(t, os.Symlink("/dev/zero", zero))
+	good := t.TempDir()
+	require.NoError(t, SaveDir(good, newModel(t, tiny(), 1)))
+	state := save(t, t.TempDir(), newState(t, tiny(), 1))
+
+	for path, is := range map[string]string{
+		pipe: "named pipe", loop: "loop", zero: "device", "/dev/zero": "device", dir: "directory",
+	} {
+		t.Run(is, func(t *testing.T) {
+			check := func(err error) {
+				t.Helper()
+				require.ErrorIs(t, err, ErrNotModel)
+				require.ErrorContains(t, err, is)
+			}
+			_, err := LoadLlama2c(path)
+			check(err)
+			for _, name := range []string{configFile, weightsFile} {
+				bad := t.TempDir()
+				copyTree(t, good, bad)
+				require.NoError(t, os.Remove(filepath.Join(bad, name)))
+				require.NoError(t, os.Symlink(path, filepath.Join(bad, name)))
+				_, err := LoadDir(bad)
+				check(err)
+			}
+			for _, name := range []string{configFile, weightsFile, optimizerFile, trainerFile} {
+				bad := t.TempDir()
+				copyTree(t, state, bad)
+				require.NoError(t, os.Remove(filepath.Join(bad, name)))
+				require.NoError(t, os.Symlink(path, filepath.Join(bad, name)))
+				_, _, err := LoadState(bad)
+				check(err)
+			}
+		})
+	}
+	require.ErrorIs(t, SaveLlama2c(pipe, newModel(t, tiny(), 1), 0), ErrNotModel)
+	require.ErrorIs(t, SaveLlama2c(zero, newModel(t, tiny(), 1), 0), ErrNotModel)
+}
+
+func TestLinksToAModelLoad(t *testing.T) {
+	blobs, dir := t.TempDir(), t.TempDir()
+	m := newModel(t, tiny(), 1)
+	require.NoError(t, SaveDir(blobs, m))
+	for _, name := range []string{configFile, weightsFile} {
+		require.NoError(t, os.Symlink(filepath.Join(blobs, name), filepath.Join(dir, name)))
+	}
+	got, err := LoadDir(dir)
+	require.NoError(t, err)
+	requireSameModel(t, m, got)
+}
