@@ -56,7 +56,7 @@ func Backward(m *Model, ws *Workspace, g *Params) error {
 		if err := be.LinearBackward(datt, d.Wo, dx, a.att, &w.wo, n); err != nil {
 			return productError("Wo", i, err)
 		}
-		ops.AttentionBackward(ws.dqkv, datt, a.att, a.lse, a.qkv, B, T, NH, NKV, HD)
+		ops.AttentionBackward(ws.dqkv, datt, a.lse, a.qkv, B, T, NH, NKV, HD)
 		ops.RopeBackward(ws.dqkv, ws.cos, ws.sin, n, T, NH+NKV, HD, Q+2*KV)
 		dqkv := ws.dqkv
 		if c.QKNorm {

@@ -7,8 +7,8 @@ import (
 	"github.com/chainrule-go/chainrule/internal/simd"
 )
 
-// Scores are computed in tiles of queryTile rows by keyTile keys, on the
-// stack: no [T,T] buffer exists.
+// Scores are computed in tiles of queryTile rows by keyTile keys: no [T,T]
+// buffer exists.
 const (
 	queryTile = 4
 	keyTile   = 64
@@ -177,29 +177,43 @@ func weightedRows(out, w, y []float32, stride int) {
 	}
 }
 
-// AttentionBackward computes dqkv [B,T,(NH+2·NKV)·HD] from dout, with out, lse
-// and qkv of the forward. With P = e^(score − lse), recomputed tile by tile:
+// AttentionBackward computes dqkv [B,T,(NH+2·NKV)·HD] from dout, with lse and
+// qkv of the forward. With P = e^(score − lse), recomputed for a few rows at a
+// time:
 //
-//	dv_s = Σ_t P_ts·dout_t,  dP_ts = dout_t·v_s,  dS_ts = P_ts·(dP_ts − dout_t·out_t)
+//	dv_s = Σ_t P_ts·dout_t,  dP_ts = dout_t·v_s,  dS_ts = P_ts·(dP_ts − Σ_u P_tu·dP_tu)
 //	dq_t = Σ_s dS_ts·k_s/√HD,  dk_s = Σ_t dS_ts·q_t/√HD
 //
 // summed over the query heads of a group for dk and dv. One worker has all of
 // a key head, so sums have one order.
-func AttentionBackward(dqkv, dout, out, lse, qkv []float32, B, T, NH, NKV, HD int) {
+//
+// The sum in dS is dout_t·out_t, but computed so from the rounded out it would
+// not cancel the dP of a key that has nearly all of the weight: the error of
+// scores near 100 would be several times as large.
+func AttentionBackward(dqkv, dout, lse, qkv []float32, B, T, NH, NKV, HD int) {
 	stride := (NH + 2*NKV) * HD
-	need(len(dqkv) >= B*T*stride && len(dout) >= B*T*NH*HD && len(out) >= B*T*NH*HD &&
-		len(lse) >= B*NH*T && len(qkv) >= B*T*stride, "chainrule: ops.AttentionBackward: a slice is too short")
+	need(len(dqkv) >= B*T*stride && len(dout) >= B*T*NH*HD && len(lse) >= B*NH*T && len(qkv) >= B*T*stride,
+		"chainrule: ops.AttentionBackward: a slice is too short")
 	need(NKV > 0 && NH%NKV == 0, "chainrule: ops.AttentionBackward: NH is not a multiple of NKV")
 	need(HD%2 == 0, "chainrule: ops.AttentionBackward: HD is odd")
-	attentionBackwardLoop.For(B*NKV, 1, attentionBackwardArgs{dqkv, dout, out, lse, qkv, T, NH, NKV, HD})
+	attentionBackwardLoop.For(B*NKV, 1, attentionBackwardArgs{dqkv, dout, lse, qkv, T, NH, NKV, HD})
 }
 
 type attentionBackwardArgs struct {
-	dqkv, dout, out, lse, qkv []float32
-	T, NH, NKV, HD            int
+	dqkv, dout, lse, qkv []float32
+	T, NH, NKV, HD       int
 }
 
+// strips hold a few rows of P and of dP, then dS, over all keys.
+type strips struct{ p, ds [][queryTile][keyTile]float32 }
+
+var stripPool par.Pool[strips]
+
 var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
+	w := stripPool.Get()
+	if n := (a.T + keyTile - 1) / keyTile; len(w.p) < n {
+		w.p, w.ds = make([][queryTile][keyTile]float32, n), make([][queryTile][keyTile]float32, n)
+	}
 	for i := lo; i < hi; i++ {
 		b, h := i/a.NKV, i%a.NKV
 		stride := (a.NH + 2*a.NKV) * a.HD
@@ -211,44 +225,59 @@ var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 		group := a.NH / a.NKV
 		for head := h * group; head < (h+1)*group; head++ {
 			for t := 0; t < a.T; t += queryTile {
-				a.rows(b, head, h, t, min(queryTile, a.T-t))
+				a.rows(w, b, head, h, t, min(queryTile, a.T-t))
 			}
 		}
 	}
+	stripPool.Put(w)
 })
 
 // rows adds what rows t … t+nr−1 of query head h contribute to dk and dv of
 // key head kvh, and computes their dq.
-func (a *attentionBackwardArgs) rows(b, h, kvh, t, nr int) {
+func (a *attentionBackwardArgs) rows(w *strips, b, h, kvh, t, nr int) {
 	HD := a.HD
 	scale := float32(1 / math.Sqrt(float64(HD)))
 	stride := (a.NH + 2*a.NKV) * HD
 	kAt := b*a.T*stride + (a.NH+kvh)*HD
 	vAt := kAt + a.NKV*HD
 	var q, dq, dout [queryTile][]float32
-	var lse, delta [queryTile]float32 // delta = dout·out
+	var lse [queryTile]float32
 	for r := range nr {
 		row := b*a.T + t + r
 		q[r] = a.qkv[row*stride+h*HD:][:HD]
 		dq[r] = a.dqkv[row*stride+h*HD:][:HD]
 		clear(dq[r])
 		dout[r] = a.dout[(row*a.NH+h)*HD:][:HD]
-		delta[r] = float32(simd.Dot(dout[r], a.out[(row*a.NH+h)*HD:][:HD]))
 		lse[r] = a.lse[(b*a.NH+h)*a.T+t+r]
 	}
-	var p, ds [queryTile][keyTile]float32
+	var sum, weighted [queryTile]float64 // Σ P, which is 1 but for rounding, and Σ P·dP
 	for s0 := 0; s0 < t+nr; s0 += keyTile {
 		n := min(keyTile, t+nr-s0)
-		k, v := a.qkv[kAt+s0*stride:], a.qkv[vAt+s0*stride:]
+		p, dp := &w.p[s0/keyTile], &w.ds[s0/keyTile]
+		scores(p, &q, a.qkv[kAt+s0*stride:], stride, nr, n, t-s0)
+		scores(dp, &dout, a.qkv[vAt+s0*stride:], stride, nr, n, t-s0)
+		for r := range nr {
+			seen := max(0, min(n, t+r+1-s0))
+			p, dp := p[r][:seen], dp[r][:seen]
+			for j := range p {
+				p[j] *= scale
+			}
+			sum[r] += simd.ExpSub(p, p, lse[r])
+			weighted[r] += simd.Dot(p, dp)
+		}
+	}
+	for s0 := 0; s0 < t+nr; s0 += keyTile {
+		n := min(keyTile, t+nr-s0)
+		p, ds := &w.p[s0/keyTile], &w.ds[s0/keyTile]
+		k := a.qkv[kAt+s0*stride:]
 		dk, dv := a.dqkv[kAt+s0*stride:], a.dqkv[vAt+s0*stride:]
-		scores(&p, &q, k, stride, nr, n, t-s0)
-		scores(&ds, &dout, v, stride, nr, n, t-s0)
 		for r := range nr {
 			seen := max(0, min(n, t+r+1-s0))
 			p, ds := p[r][:seen], ds[r][:seen]
+			norm, mean := float32(1/sum[r]), float32(weighted[r]/sum[r])
 			for j := range p {
-				p[j] = simd.Exp(p[j]*scale - lse[r])
-				ds[j] = p[j] * (ds[j] - delta[r]) * scale
+				p[j] *= norm
+				ds[j] = p[j] * (ds[j] - mean) * scale
 			}
 			weightedRows(dq[r], ds, k, stride)
 		}

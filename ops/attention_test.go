@@ -51,7 +51,7 @@ func attention64(qkv []float64, s heads) (out, lse []float64) {
 func (s heads) run(t testing.TB, qkv, dout []float32) (out, lse, dqkv []float32) {
 	out, lse, dqkv = output(t, s.B*s.T*s.q()), output(t, s.B*s.NH*s.T), output(t, len(qkv))
 	Attention(out, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD)
-	AttentionBackward(dqkv, dout, out, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD)
+	AttentionBackward(dqkv, dout, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD)
 	return out, lse, dqkv
 }
 

@@ -104,5 +104,5 @@ func TestAnOddHeadDimPanics(t *testing.T) {
 	panicsWith(t, "chainrule: ops.Rope: HD is odd", func() { RopeBackward(s, q, q, 1, 1, 1, 3, 3) }, "")
 	panicsWith(t, "chainrule: ops.Attention: HD is odd", func() { Attention(s, s, q, 1, 1, 1, 1, 3) }, "")
 	panicsWith(t, "chainrule: ops.AttentionCached: HD is odd", func() { AttentionCached(s, q, q, q, 1, 0, 1, 1, 3, 3) }, "")
-	panicsWith(t, "chainrule: ops.AttentionBackward: HD is odd", func() { AttentionBackward(s, q, q, q, q, 1, 1, 1, 1, 3) }, "")
+	panicsWith(t, "chainrule: ops.AttentionBackward: HD is odd", func() { AttentionBackward(s, q, q, q, 1, 1, 1, 1, 3) }, "")
 }
