@@ -188,6 +188,6 @@ func ExampleWorkspace_accumulate() {
 			log.Fatal(err)
 		}
 	}
-	fmt.Printf("mean loss of six targets: %.1f\n", loss)
-	// Output: mean loss of six targets: 2.3
+	fmt.Printf("mean loss of six targets: %.2f\n", loss)
+	// Output: mean loss of six targets: 2.35
 }

@@ -486,6 +486,30 @@ func TestSessionRefusesWhatItCannotHold(t *testing.T) {
 	}
 }
 
+// A prompt longer than a pass goes through the model in pieces.
+func TestSessionTakesALongPrompt(t *testing.T) {
+	const T = 1100
+	c := callsiteConfig()
+	c.SeqLen = T
+	tr := newTrainer(t, c, 1, T)
+	want := tr.logits(t, tr.tokens)[(T-1)*c.VocabSize:]
+	be := &testutil.Failing{Backend: newBackend(t)}
+	s, err := chainrule.NewSession(tr.Model, be, chainrule.SessionOptions{MaxLen: T})
+	require.NoError(t, err)
+	products := 4*c.NLayers + 1
+	for _, k := range []int{0, products - 1, products, 2 * products} {
+		be.Left.Store(int64(k))
+		_, err = s.Append(0, tr.tokens)
+		require.ErrorIs(t, err, testutil.ErrDevice, "product %d", k)
+		require.Zero(t, s.Len(0), "product %d", k)
+	}
+	be.Left.Store(-1)
+	logits, err := s.Append(0, tr.tokens)
+	require.NoError(t, err)
+	require.InDeltaSlice(t, want, logits, 1e-5)
+	require.Equal(t, T, s.Len(0))
+}
+
 func TestClipGradients(t *testing.T) {
 	tr := newTrainer(t, shapes()["GQA, tied"], 1, 5)
 	tr.pass(t)

@@ -377,7 +377,7 @@ func TestMemoryIsNotAllocatedForWhatIsNotThere(t *testing.T) {
 	path := filepath.Join(dir, configFile)
 	config := read(t, path)
 	for _, huge := range []string{
-		`"num_hidden_layers": 2147483647`, `"num_hidden_layers": 20`, `"vocab_size": 2147483647`, `"intermediate_size": 100000000`,
+		`"num_hidden_layers": 1000000000`, `"num_hidden_layers": 20`, `"vocab_size": 2147483647`, `"intermediate_size": 100000000`,
 	} {
 		t.Run(huge, func(t *testing.T) {
 			key, _, _ := strings.Cut(huge, ":")

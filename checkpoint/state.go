@@ -290,8 +290,8 @@ func loadNewest(dir string) (s *State, path string, again bool, err error) {
 	if err != nil {
 		return nil, "", false, err
 	}
-	if len(there) == 0 {
-		return nil, "", false, fmt.Errorf("%s: no training state (%s of %s or of a %s<step> in it): %w",
+	if len(there) == 0 { // or one was listed and gone before it was looked at
+		return nil, "", true, fmt.Errorf("%s: no training state (%s of %s or of a %s<step> in it): %w",
 			dir, trainerFile, dir, statePrefix, fs.ErrNotExist)
 	}
 	var bad []error
@@ -374,9 +374,23 @@ func checkDigest(s *source, want digest) error {
 	return nil
 }
 
-// readState reads the state in path. Memory for the model is allocated when
-// all its files have proved to be those that were written.
+// readState reads the state in path. If another one takes its place meanwhile,
+// the error is ErrChanged.
 func readState(path string) (*State, error) {
+	vouches, err := open(filepath.Join(path, trainerFile))
+	if err != nil {
+		return nil, err
+	}
+	s, err := readStateFiles(path)
+	if errors.Is(vouches.close(nil), ErrChanged) {
+		return nil, fmt.Errorf("%s: %w: another state took its place", path, ErrChanged)
+	}
+	return s, err
+}
+
+// readStateFiles allocates memory for the model when all files have proved to
+// be those that were written.
+func readStateFiles(path string) (*State, error) {
 	t, err := readTrainer(path)
 	if err != nil {
 		return nil, err
