@@ -1,0 +1,205 @@
+// Overfit trains a model on one sequence until it knows it by heart: the
+// quickest proof that the gradients are right, on the shapes of llama2.c's
+// Stories models.
+//
+//	go run ./examples/overfit
+//
+// The sequence is (i·7+13) mod 256 + 1. A model of random weights starts at a
+// loss of ln 32000 = 10.4 nats a token and goes to about 0.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/chainrule-go/chainrule"
+	"github.com/chainrule-go/chainrule/backend"
+	"github.com/chainrule-go/chainrule/backend/blas"
+	"github.com/chainrule-go/chainrule/backend/cpu"
+	"github.com/chainrule-go/chainrule/checkpoint"
+	"github.com/chainrule-go/chainrule/examples/internal/cli"
+)
+
+const help = `Overfit a Stories model on one fixed sequence: the loss goes to about 0.
+
+  go run ./examples/overfit                      15M parameters, random
+  go run ./examples/overfit -model stories110M   the larger shape (slow, 2.3 GiB)
+  go run ./examples/overfit -load stories15M.bin a llama2.c file
+
+Model
+  -model NAME     stories15M or stories110M, with random weights (stories15M)
+  -load FILE      the weights and the shape of a llama2.c file instead
+  -seed N         of the random weights (1)
+
+Training
+  -steps N        steps to take (40)
+  -seq N          tokens in the sequence (256)
+  -lr RATE        learning rate of AdamW (0.001)
+  -clip NORM      largest norm of the gradient; 0: not clipped (1)
+  -backend NAME   cpu, the library's own, or gonum (cpu)
+`
+
+// shapes are those of the llama2.c models, which all tie the classifier to the
+// embedding.
+var shapes = map[string]chainrule.Config{
+	"stories15M": {
+		Dim: 288, HiddenDim: 768, NLayers: 6, NHeads: 6, NKVHeads: 6, HeadDim: 48,
+		VocabSize: 32000, SeqLen: 256, RopeTheta: 10000, NormEps: 1e-5, Tied: true,
+	},
+	"stories110M": {
+		Dim: 768, HiddenDim: 2048, NLayers: 12, NHeads: 12, NKVHeads: 12, HeadDim: 64,
+		VocabSize: 32000, SeqLen: 1024, RopeTheta: 10000, NormEps: 1e-5, Tied: true,
+	},
+}
+
+func main() {
+	cli.Main("overfit", func(ctx context.Context, args []string) error { return run(ctx, args, os.Stdout) })
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	f := flag.NewFlagSet("overfit", flag.ContinueOnError)
+	name := f.String("model", "stories15M", "")
+	load := f.String("load", "", "")
+	seed := f.Uint64("seed", 1, "")
+	steps := f.Int("steps", 40, "")
+	T := f.Int("seq", 256, "")
+	lr := f.Float64("lr", 1e-3, "")
+	clip := f.Float64("clip", 1, "")
+	backendName := f.String("backend", "cpu", "")
+	if err := cli.Parse(f, args, false, help, out); err != nil {
+		return err
+	}
+	given := cli.Given(f)
+	switch {
+	case *steps < 1:
+		return cli.Usagef("-steps is %d, want 1 or more", *steps)
+	case *T < 1:
+		return cli.Usagef("-seq is %d, want 1 or more", *T)
+	case !(*lr > 0) || math.IsInf(*lr, 0):
+		return cli.Usagef("-lr is %v, want a positive number", *lr)
+	case !(*clip >= 0) || math.IsInf(*clip, 0):
+		return cli.Usagef("-clip is %v, want 0 or a positive number", *clip)
+	case *load != "" && (given["model"] || given["seed"]):
+		return cli.Usagef("-load is the whole model: leave out -model and -seed")
+	}
+	be, err := newBackend(*backendName)
+	if err != nil {
+		return err
+	}
+	defer be.Close()
+	m, err := newModel(*name, *load, *seed)
+	if err != nil {
+		return err
+	}
+	if *T > m.SeqLen {
+		return cli.Usagef("-seq is %d, want at most the model's %d", *T, m.SeqLen)
+	}
+
+	sequence := make([]int32, *T+1)
+	for i := range sequence {
+		sequence[i] = int32((i*7+13)%256 + 1)
+	}
+	if largest := slices.Max(sequence); int(largest) >= m.VocabSize {
+		return fmt.Errorf("the sequence has token %d, the model a vocabulary of %d", largest, m.VocabSize)
+	}
+	tokens, targets := sequence[:*T], sequence[1:]
+
+	activations, err := chainrule.WorkspaceBytes(m.Config, 1, *T)
+	if err != nil {
+		return err
+	}
+	memory := 16*int64(m.NumParams()) + activations // weights, gradient, two moments
+	fmt.Fprintf(out, "%s parameters, %d layers of width %d, vocabulary %d; 1 sequence of %d tokens; %s of memory, %d cores\n",
+		cli.Count(m.NumParams()), m.NLayers, m.Dim, m.VocabSize, *T, cli.Bytes(memory), runtime.GOMAXPROCS(0))
+	if err := cli.CheckMemory(memory - 4*int64(m.NumParams())); err != nil { // the weights are there
+		return err
+	}
+	ws, err := chainrule.NewWorkspace(m.Config, 1, *T, be)
+	if err != nil {
+		return err
+	}
+	grad, err := chainrule.NewParams(m.Config)
+	if err != nil {
+		return err
+	}
+	state, err := chainrule.NewAdamState(m.Config)
+	if err != nil {
+		return err
+	}
+
+	adam := chainrule.Adam{LR: *lr, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8}
+	fmt.Fprintf(out, "%6s %10s %10s %9s %9s\n", "step", "loss", "grad norm", "ms/step", "tokens/s")
+	for step := 1; step <= *steps; step++ {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		start := time.Now()
+		loss, err := chainrule.Forward(m, ws, tokens, targets)
+		if err != nil {
+			return err
+		}
+		chainrule.ZeroGrad(grad)
+		if err := chainrule.Backward(m, ws, grad); err != nil {
+			return err
+		}
+		norm := chainrule.GradNorm(grad)
+		if math.IsNaN(loss+norm) || math.IsInf(loss+norm, 0) {
+			return fmt.Errorf("step %d: the loss is %v and the norm of the gradient %v", step, loss, norm)
+		}
+		adam.GradScale = 1
+		if *clip > 0 && norm > *clip {
+			adam.GradScale = *clip / norm
+		}
+		chainrule.AdamStep(m, grad, state, adam)
+		took := time.Since(start)
+		_, err = fmt.Fprintf(out, "%6d %10.5f %10.4f %9.0f %9.0f\n", step, loss, norm,
+			float64(took.Milliseconds()), float64(*T)/took.Seconds())
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newBackend(name string) (backend.Backend, error) {
+	switch name {
+	case "cpu":
+		return cpu.New(cpu.Options{})
+	case "gonum":
+		return blas.New(blas.Options{})
+	}
+	return nil, cli.Usagef("-backend is %q, want cpu or gonum", name)
+}
+
+// newModel returns the model of a llama2.c file, or one of random weights.
+func newModel(name, file string, seed uint64) (*chainrule.Model, error) {
+	if file != "" {
+		return checkpoint.LoadLlama2c(file)
+	}
+	c, ok := shapes[name]
+	if !ok {
+		var names []string
+		for name := range shapes {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		return nil, cli.Usagef("-model is %q, want %s", name, strings.Join(names, " or "))
+	}
+	if err := cli.CheckMemory(16 * int64(c.NumParams())); err != nil {
+		return nil, err
+	}
+	m, err := chainrule.NewModel(c)
+	if err != nil {
+		return nil, err
+	}
+	m.Init(seed)
+	return m, nil
+}

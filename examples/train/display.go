@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"github.com/chainrule-go/chainrule/train"
+)
+
+// display shows a run: a bar and a line a measurement on a terminal, plain
+// lines elsewhere.
+type display struct {
+	out      io.Writer
+	quiet    bool
+	terminal bool
+	bar      *progressbar.ProgressBar
+	steps    int
+	began    time.Time
+	bytes    int
+	val      float64 // the last measurement
+}
+
+func newDisplay(out io.Writer, quiet bool) *display {
+	f, ok := out.(*os.File)
+	return &display{out: out, quiet: quiet, terminal: ok && term.IsTerminal(int(f.Fd())), val: math.NaN()}
+}
+
+// printf tells about the run, resultf what came of it.
+func (d *display) printf(format string, args ...any) {
+	if !d.quiet {
+		fmt.Fprintf(d.out, format, args...)
+	}
+}
+
+func (d *display) resultf(format string, args ...any) { fmt.Fprintf(d.out, format, args...) }
+
+func (d *display) start(done, steps int) {
+	d.steps, d.began = steps, time.Now()
+	d.printf("\n%7s %9s %9s %10s %7s %9s %9s\n%7s %9s %9s %10s %7s %9s %9s\n",
+		"step", "train", "held out", "learning", "norm", "bytes/s", "time left",
+		"", "bits/byte", "bits/byte", "rate", "", "", "")
+	if d.terminal && !d.quiet {
+		d.bar = progressbar.NewOptions(steps,
+			progressbar.OptionSetWriter(d.out), progressbar.OptionSetWidth(24), progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "█", SaucerPadding: "░", BarStart: " ", BarEnd: " "}))
+		_ = d.bar.Set(done)
+	}
+}
+
+// step shows a step: each one in the bar; a line for the first ones and for
+// those that were measured.
+func (d *display) step(s train.Step) {
+	if d.quiet {
+		return
+	}
+	d.bytes += s.Tokens
+	if s.Evaluated {
+		d.val = s.ValLoss / math.Ln2
+	}
+	elapsed := time.Since(d.began)
+	rate := float64(d.bytes) / elapsed.Seconds()
+	left := time.Duration(float64(d.steps-s.Step) * float64(s.Tokens) / rate * float64(time.Second)).Round(time.Second)
+	if s.Evaluated || s.Step == 1 || s.Step == 10 {
+		held := "-"
+		if s.Evaluated {
+			held = fmt.Sprintf("%.3f", d.val)
+		}
+		d.line("%7d %9.3f %9s %10.2e %7.2f %9.0f %9s\n", s.Step, s.Loss/math.Ln2, held, s.LR, s.GradNorm, rate, left)
+	}
+	if d.bar != nil {
+		d.bar.Describe(fmt.Sprintf("%.2f bits/byte, %.0f bytes/s", s.Loss/math.Ln2, rate))
+		_ = d.bar.Set(s.Step)
+	}
+}
+
+func (d *display) sample(text string) {
+	d.line("\n%s\n\n", indent(text))
+}
+
+// line prints above the bar.
+func (d *display) line(format string, args ...any) {
+	if d.bar != nil {
+		_ = d.bar.Clear()
+	}
+	fmt.Fprintf(d.out, format, args...)
+}
+
+func (d *display) stop() {
+	if d.bar != nil {
+		_ = d.bar.Clear()
+		d.bar = nil
+	}
+}
+
+// printable makes what a model wrote safe for a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return '·'
+	}, strings.ToValidUTF8(text, "·"))
+}
+
+func indent(text string) string {
+	return "  │ " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  │ ")
+}
