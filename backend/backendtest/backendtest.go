@@ -66,7 +66,7 @@ func (c check) run(open func() backend.Backend, o Options) (err error) {
 			err = fmt.Errorf("panic: %v", p)
 		}
 		if e := be.Close(); e != nil && err == nil {
-			err = fmt.Errorf("Close: %w", e)
+			err = fmt.Errorf("from Close: %w", e)
 		}
 	}()
 	return c.f(be, o)
@@ -160,10 +160,10 @@ func newProblem(s shape, f func() float32) *problem {
 
 func (p *problem) run(be backend.Backend) error {
 	if err := be.Linear(p.y.v, p.x.v, p.m, p.rows); err != nil {
-		return fmt.Errorf("Linear %+v: %w", p.shape, err)
+		return fmt.Errorf("calling Linear, %+v: %w", p.shape, err)
 	}
 	if err := be.LinearBackward(p.dx.v, p.dw.v, p.dy.v, p.x.v, p.m, p.rows); err != nil {
-		return fmt.Errorf("LinearBackward %+v: %w", p.shape, err)
+		return fmt.Errorf("calling LinearBackward, %+v: %w", p.shape, err)
 	}
 	return nil
 }
@@ -455,7 +455,7 @@ func gen(be backend.Backend, o Options) error {
 					return err
 				}
 				if err := p.verify(o.Roundoff); err != nil {
-					return fmt.Errorf("Gen %d: %w", p.m.Gen, err)
+					return fmt.Errorf("at Gen %d: %w", p.m.Gen, err)
 				}
 			}
 			for i := range p.w.v {

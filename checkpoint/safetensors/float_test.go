@@ -100,7 +100,7 @@ func TestFloat32BitsSurviveNaNAndInf(t *testing.T) {
 }
 
 func TestF64IsRoundedToFloat32AndReadExactlyToFloat64(t *testing.T) {
-	values := []float64{1.0 / 3, -0.0, 1e300, -1e300, math.Inf(1), 1e-300, math.MaxFloat32, 1 + 0x1p-24, 1 + 0x1.8p-23}
+	values := []float64{1.0 / 3, math.Copysign(0, -1), 1e300, -1e300, math.Inf(1), 1e-300, math.MaxFloat32, 1 + 0x1p-24, 1 + 0x1.8p-23}
 	var raw []byte
 	for _, v := range values {
 		raw = binary.LittleEndian.AppendUint64(raw, math.Float64bits(v))
@@ -109,10 +109,12 @@ func TestF64IsRoundedToFloat32AndReadExactlyToFloat64(t *testing.T) {
 	wide := make([]float64, len(values))
 	require.NoError(t, f.ReadFloat64(wide, x))
 	require.Equal(t, values, wide)
+	require.True(t, math.Signbit(wide[1]))
 	narrow := make([]float32, len(values))
 	require.NoError(t, f.ReadFloat32(narrow, x))
 	require.Equal(t, []float32{0.33333334, 0, float32(math.Inf(1)), float32(math.Inf(-1)), float32(math.Inf(1)), 0,
 		math.MaxFloat32, 1, 1 + 0x1p-22}, narrow)
+	require.True(t, math.Signbit(float64(narrow[1])))
 }
 
 func TestF32AndBF16WidenToFloat64AcrossBuffers(t *testing.T) {
