@@ -32,7 +32,7 @@ type Config struct {
 	ClipNorm float64        // the largest norm of a step's gradient; 0: not clipped
 
 	EvalEvery  int // steps from one evaluation on Val to the next, and at the end; 0: none
-	EvalTokens int // evaluate on at most so many of the first tokens of Val; 0: all
+	EvalTokens int // evaluate on about so many tokens of Val, in batches spread over all of it; 0: all
 	EvalStride int // of data.Windows: smaller is slower and gives more context; 0: SeqLen
 
 	Dir       string // where checkpoints go; "": none are written
@@ -91,8 +91,8 @@ func (c Config) Validate() error {
 		return bad("Train has %d tokens, want at least one window of SeqLen+1 = %d", len(c.Train), c.SeqLen+1)
 	case c.EvalStride < 1 || c.EvalStride > c.SeqLen:
 		return bad("EvalStride is %d, want 1 to SeqLen %d", c.EvalStride, c.SeqLen)
-	case c.EvalEvery > 0 && len(c.val()) < 2:
-		return bad("EvalEvery is %d, but there are %d tokens to evaluate on, want 2 or more", c.EvalEvery, len(c.val()))
+	case c.EvalEvery > 0 && len(c.Val) < 2:
+		return bad("EvalEvery is %d, but there are %d tokens to evaluate on, want 2 or more", c.EvalEvery, len(c.Val))
 	case c.SaveEvery > 0 && c.Dir == "":
 		return bad("SaveEvery is %d, but there is no Dir", c.SaveEvery)
 	case !(a.Beta1 >= 0 && a.Beta1 < 1):
@@ -121,7 +121,7 @@ func (c Config) Validate() error {
 	for _, of := range []struct {
 		name   string
 		tokens []int32
-	}{{"Train", c.Train}, {"Val", c.val()}} {
+	}{{"Train", c.Train}, {"Val", c.Val}} {
 		for i, id := range of.tokens {
 			if id < 0 || int(id) >= c.Model.VocabSize {
 				return bad("%s[%d] is token %d, want 0 to %d", of.name, i, id, c.Model.VocabSize-1)
@@ -137,14 +137,6 @@ func (c Config) checkRate(step int) error {
 		return fmt.Errorf("train: Config.Schedule gives step %d the learning rate %v, want 0 or a positive number", step, lr)
 	}
 	return nil
-}
-
-// val returns the tokens that Run evaluates on.
-func (c Config) val() []int32 {
-	if c.EvalTokens > 0 && c.EvalTokens < len(c.Val) {
-		return c.Val[:c.EvalTokens]
-	}
-	return c.Val
 }
 
 // hyper returns what decides a run's bits beside the model, the seed and the

@@ -180,7 +180,7 @@ func (t *Trainer) evaluate(ctx context.Context, s *Step) error {
 	if t.c.EvalEvery == 0 || !t.due(t.c.EvalEvery) {
 		return nil
 	}
-	loss, _, err := t.Eval(ctx, t.c.val())
+	loss, _, err := t.eval(ctx, t.c.Val, t.c.EvalTokens)
 	if err != nil && ctx.Err() != nil {
 		return nil
 	}
@@ -269,24 +269,40 @@ func isFinite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 // the first, and how many these are. Tokens have up to SeqLen tokens of
 // context (see Config.EvalStride). If ctx is done, the error is its cause.
 func (t *Trainer) Eval(ctx context.Context, tokens []int32) (loss float64, n int, err error) {
+	return t.eval(ctx, tokens, 0)
+}
+
+// eval is Eval of all batches, or of as many, evenly spread, as have about so
+// many tokens.
+func (t *Trainer) eval(ctx context.Context, tokens []int32, about int) (loss float64, n int, err error) {
 	w, err := data.NewWindows(tokens, t.c.Batch, t.c.SeqLen, t.c.EvalStride)
 	if err != nil {
 		return 0, 0, fmt.Errorf("train: %w", err)
 	}
-	t.ws.LossDenom = float64(w.Targets())
+	all := w.Len()
+	part := all
+	if about > 0 && about < len(tokens) {
+		part = max(1, int(int64(all)*int64(about)/int64(len(tokens))))
+	}
+	t.ws.LossDenom = 1 // the sum
 	size := t.c.Batch * t.c.SeqLen
-	for k := range w.Len() {
+	for i := range part {
 		if ctx.Err() != nil {
 			return 0, 0, context.Cause(ctx)
 		}
-		w.Fill(k, t.tokens[:size], t.targets[:size])
-		part, err := chainrule.Forward(t.c.Model, t.ws, t.tokens[:size], t.targets[:size])
+		w.Fill(i*all/part, t.tokens[:size], t.targets[:size])
+		sum, err := chainrule.Forward(t.c.Model, t.ws, t.tokens[:size], t.targets[:size])
 		if err != nil {
 			return 0, 0, fmt.Errorf("train: evaluating after step %d: %w", t.step, err)
 		}
-		loss += part
+		loss += sum
+		for _, id := range t.targets[:size] {
+			if id >= 0 {
+				n++
+			}
+		}
 	}
-	return loss, w.Targets(), nil
+	return loss / float64(n), n, nil
 }
 
 // Save writes a checkpoint of the run as it is and returns its path. Weights

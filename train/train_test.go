@@ -321,16 +321,16 @@ func TestEvaluationAndCheckpointsChangeNoBitAndComeWhenDue(t *testing.T) {
 	run(t, whole, 0)
 
 	c.Model, c.Dir = newModel(t), filepath.Join(t.TempDir(), "made", "by", "New")
-	c.EvalEvery, c.EvalTokens, c.EvalStride, c.SaveEvery = 6, 30, 5, 8
+	c.EvalEvery, c.EvalStride, c.SaveEvery = 6, 5, 8
 	tr := newTrainer(t, c)
 	for s, err := range tr.Run(context.Background()) {
 		require.NoError(t, err)
 		require.Equal(t, slices.Contains([]int{6, 12, 18, 20}, s.Step), s.Evaluated, "step %d", s.Step)
 		require.Equal(t, slices.Contains([]int{8, 16, 20}, s.Step), s.Saved != "", "step %d", s.Step)
 		if s.Evaluated {
-			loss, n, err := tr.Eval(context.Background(), c.Val[:30])
+			loss, n, err := tr.Eval(context.Background(), c.Val)
 			require.NoError(t, err)
-			require.Equal(t, 29, n)
+			require.Equal(t, 49, n)
 			require.Equal(t, loss, s.ValLoss)
 		}
 		if s.Saved != "" {
@@ -340,6 +340,29 @@ func TestEvaluationAndCheckpointsChangeNoBitAndComeWhenDue(t *testing.T) {
 		}
 	}
 	require.Equal(t, weights(whole), weights(tr))
+}
+
+// EvalTokens takes whole batches, from the first on, evenly spread.
+func TestEvalTokensTakesBatchesFromAllOverVal(t *testing.T) {
+	c := newConfig(t)
+	c.Batch, c.EvalEvery, c.Steps = 1, 1, 1
+	c.Val = corpus(6*12 + 1) // six batches
+	for _, part := range []struct {
+		tokens  int
+		batches []int
+	}{{0, []int{0, 1, 2, 3, 4, 5}}, {1, []int{0}}, {25, []int{0, 3}}, {40, []int{0, 2, 4}}, {1000, []int{0, 1, 2, 3, 4, 5}}} {
+		c.Model, c.EvalTokens = newModel(t), part.tokens
+		tr := newTrainer(t, c)
+		steps := run(t, tr, 0)
+		want := 0.0
+		for _, k := range part.batches {
+			loss, n, err := tr.Eval(context.Background(), c.Val[k*12:(k+1)*12+1])
+			require.NoError(t, err)
+			require.Equal(t, 12, n)
+			want += loss / float64(len(part.batches))
+		}
+		require.InEpsilon(t, want, steps[0].ValLoss, 1e-6, "EvalTokens %d", part.tokens)
+	}
 }
 
 func TestEvalIsTheMeanOverEveryTokenButTheFirst(t *testing.T) {
@@ -879,7 +902,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		{"Config.Val[49] is token -1", func(c *train.Config) { c.Val = slices.Clone(c.Val); c.Val[49] = -1 }},
 		{"Config.EvalEvery is -1", func(c *train.Config) { c.EvalEvery = -1 }},
 		{"Config.EvalEvery is 5, but there are 1 tokens", func(c *train.Config) { c.EvalEvery, c.Val = 5, c.Val[:1] }},
-		{"there are 1 tokens", func(c *train.Config) { c.EvalEvery, c.EvalTokens = 5, 1 }},
+		{"there are 1 tokens", func(c *train.Config) { c.EvalEvery, c.Val = 5, c.Val[:1] }},
 		{"Config.EvalTokens is -1", func(c *train.Config) { c.EvalTokens = -1 }},
 		{"Config.EvalStride is 13", func(c *train.Config) { c.EvalStride = 13 }},
 		{"Config.EvalStride is -1", func(c *train.Config) { c.EvalStride = -1 }},
