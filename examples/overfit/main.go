@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -31,7 +30,7 @@ import (
 const help = `Overfit a Stories model on one fixed sequence: the loss goes to about 0.
 
   go run ./examples/overfit                      15M parameters, random
-  go run ./examples/overfit -model stories110M   the larger shape (slow, 2.3 GiB)
+  go run ./examples/overfit -model stories110M   the larger shape (2.3 GiB)
   go run ./examples/overfit -load stories15M.bin a llama2.c file
 
 Model
@@ -60,69 +59,83 @@ var shapes = map[string]chainrule.Config{
 	},
 }
 
-func main() {
-	cli.Main("overfit", func(ctx context.Context, args []string) error { return run(ctx, args, os.Stdout) })
+type options struct {
+	model, load, backend string
+	seed                 uint64
+	steps, seq           int
+	lr, clip             float64
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
+func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("overfit", flag.ContinueOnError)
-	name := f.String("model", "stories15M", "")
-	load := f.String("load", "", "")
-	seed := f.Uint64("seed", 1, "")
-	steps := f.Int("steps", 40, "")
-	T := f.Int("seq", 256, "")
-	lr := f.Float64("lr", 1e-3, "")
-	clip := f.Float64("clip", 1, "")
-	backendName := f.String("backend", "cpu", "")
+	f.StringVar(&o.model, "model", "stories15M", "")
+	f.StringVar(&o.load, "load", "", "")
+	f.Uint64Var(&o.seed, "seed", 1, "")
+	f.IntVar(&o.steps, "steps", 40, "")
+	f.IntVar(&o.seq, "seq", 256, "")
+	f.Float64Var(&o.lr, "lr", 1e-3, "")
+	f.Float64Var(&o.clip, "clip", 1, "")
+	f.StringVar(&o.backend, "backend", "cpu", "")
+	return f
+}
+
+func main() { cli.Main("overfit", run) }
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	var o options
+	f := o.flags()
 	if err := cli.Parse(f, args, false, help, out); err != nil {
 		return err
 	}
 	given := cli.Given(f)
 	switch {
-	case *steps < 1:
-		return cli.Usagef("-steps is %d, want 1 or more", *steps)
-	case *T < 1:
-		return cli.Usagef("-seq is %d, want 1 or more", *T)
-	case !(*lr > 0) || math.IsInf(*lr, 0):
-		return cli.Usagef("-lr is %v, want a positive number", *lr)
-	case !(*clip >= 0) || math.IsInf(*clip, 0):
-		return cli.Usagef("-clip is %v, want 0 or a positive number", *clip)
-	case *load != "" && (given["model"] || given["seed"]):
+	case o.steps < 1:
+		return cli.Usagef("-steps is %d, want 1 or more", o.steps)
+	case o.seq < 1:
+		return cli.Usagef("-seq is %d, want 1 or more", o.seq)
+	case !(o.lr > 0) || math.IsInf(o.lr, 0):
+		return cli.Usagef("-lr is %v, want a positive number", o.lr)
+	case !(o.clip >= 0) || math.IsInf(o.clip, 0):
+		return cli.Usagef("-clip is %v, want 0 or a positive number", o.clip)
+	case given["load"] && (given["model"] || given["seed"]):
 		return cli.Usagef("-load is the whole model: leave out -model and -seed")
+	case given["load"] && o.load == "":
+		return cli.Usagef("-load is empty, want a llama2.c file")
 	}
-	be, err := newBackend(*backendName)
+	be, err := newBackend(o.backend)
 	if err != nil {
 		return err
 	}
 	defer be.Close()
-	m, err := newModel(*name, *load, *seed)
+	m, err := newModel(o.model, o.load, o.seed)
 	if err != nil {
 		return err
 	}
-	if *T > m.SeqLen {
-		return cli.Usagef("-seq is %d, want at most the model's %d", *T, m.SeqLen)
+	T := o.seq
+	if T > m.SeqLen {
+		return cli.Usagef("-seq is %d, want at most the model's %d", T, m.SeqLen)
 	}
 
-	sequence := make([]int32, *T+1)
+	sequence := make([]int32, T+1)
 	for i := range sequence {
 		sequence[i] = int32((i*7+13)%256 + 1)
 	}
 	if largest := slices.Max(sequence); int(largest) >= m.VocabSize {
 		return fmt.Errorf("the sequence has token %d, the model a vocabulary of %d", largest, m.VocabSize)
 	}
-	tokens, targets := sequence[:*T], sequence[1:]
+	tokens, targets := sequence[:T], sequence[1:]
 
-	activations, err := chainrule.WorkspaceBytes(m.Config, 1, *T)
+	activations, err := chainrule.WorkspaceBytes(m.Config, 1, T)
 	if err != nil {
 		return err
 	}
 	memory := 16*int64(m.NumParams()) + activations // weights, gradient, two moments
 	fmt.Fprintf(out, "%s parameters, %d layers of width %d, vocabulary %d; 1 sequence of %d tokens; %s of memory, %d cores\n",
-		cli.Count(m.NumParams()), m.NLayers, m.Dim, m.VocabSize, *T, cli.Bytes(memory), runtime.GOMAXPROCS(0))
+		cli.Count(m.NumParams()), m.NLayers, m.Dim, m.VocabSize, T, cli.Bytes(memory), runtime.GOMAXPROCS(0))
 	if err := cli.CheckMemory(memory - 4*int64(m.NumParams())); err != nil { // the weights are there
 		return err
 	}
-	ws, err := chainrule.NewWorkspace(m.Config, 1, *T, be)
+	ws, err := chainrule.NewWorkspace(m.Config, 1, T, be)
 	if err != nil {
 		return err
 	}
@@ -135,9 +148,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 
-	adam := chainrule.Adam{LR: *lr, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8}
+	adam := chainrule.Adam{LR: o.lr, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8}
 	fmt.Fprintf(out, "%6s %10s %10s %9s %9s\n", "step", "loss", "grad norm", "ms/step", "tokens/s")
-	for step := 1; step <= *steps; step++ {
+	for step := 1; step <= o.steps; step++ {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -155,13 +168,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return fmt.Errorf("step %d: the loss is %v and the norm of the gradient %v", step, loss, norm)
 		}
 		adam.GradScale = 1
-		if *clip > 0 && norm > *clip {
-			adam.GradScale = *clip / norm
+		if o.clip > 0 && norm > o.clip {
+			adam.GradScale = o.clip / norm
 		}
 		chainrule.AdamStep(m, grad, state, adam)
 		took := time.Since(start)
 		_, err = fmt.Fprintf(out, "%6d %10.5f %10.4f %9.0f %9.0f\n", step, loss, norm,
-			float64(took.Milliseconds()), float64(*T)/took.Seconds())
+			float64(took.Milliseconds()), float64(T)/took.Seconds())
 		if err != nil {
 			return err
 		}

@@ -4,33 +4,30 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strings"
 	"time"
-	"unicode"
 
-	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
-
+	"github.com/chainrule-go/chainrule/examples/internal/cli"
 	"github.com/chainrule-go/chainrule/train"
 )
 
-// display shows a run: a bar and a line a measurement on a terminal, plain
-// lines elsewhere.
+// display shows a run: a line a measurement and, on a terminal, a bar below
+// the last line.
 type display struct {
-	out      io.Writer
-	quiet    bool
-	terminal bool
-	bar      *progressbar.ProgressBar
-	steps    int
-	began    time.Time
-	bytes    int
-	val      float64 // the last measurement
+	out    io.Writer
+	quiet  bool
+	width  func() int // of the terminal; 0: there is none
+	barred bool       // the cursor is behind a bar
+	drawn  time.Time  // when that was
+
+	steps int
+	began time.Time
+	bytes int
+	val   float64 // the last measurement
 }
 
 func newDisplay(out io.Writer, quiet bool) *display {
-	f, ok := out.(*os.File)
-	return &display{out: out, quiet: quiet, terminal: ok && term.IsTerminal(int(f.Fd())), val: math.NaN()}
+	return &display{out: out, quiet: quiet, width: func() int { return cli.Width(out) }, val: math.NaN()}
 }
 
 // printf tells about the run, resultf what came of it.
@@ -42,18 +39,11 @@ func (d *display) printf(format string, args ...any) {
 
 func (d *display) resultf(format string, args ...any) { fmt.Fprintf(d.out, format, args...) }
 
-func (d *display) start(done, steps int) {
+func (d *display) start(steps int) {
 	d.steps, d.began = steps, time.Now()
 	d.printf("\n%7s %9s %9s %10s %7s %9s %9s\n%7s %9s %9s %10s %7s %9s %9s\n",
 		"step", "train", "held out", "learning", "norm", "bytes/s", "time left",
 		"", "bits/byte", "bits/byte", "rate", "", "", "")
-	if d.terminal && !d.quiet {
-		d.bar = progressbar.NewOptions(steps,
-			progressbar.OptionSetWriter(d.out), progressbar.OptionSetWidth(24), progressbar.OptionClearOnFinish(),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "█", SaucerPadding: "░", BarStart: " ", BarEnd: " "}))
-		_ = d.bar.Set(done)
-	}
 }
 
 // step shows a step: each one in the bar; a line for the first ones and for
@@ -76,39 +66,43 @@ func (d *display) step(s train.Step) {
 		}
 		d.line("%7d %9.3f %9s %10.2e %7.2f %9.0f %9s\n", s.Step, s.Loss/math.Ln2, held, s.LR, s.GradNorm, rate, left)
 	}
-	if d.bar != nil {
-		d.bar.Describe(fmt.Sprintf("%.2f bits/byte, %.0f bytes/s", s.Loss/math.Ln2, rate))
-		_ = d.bar.Set(s.Step)
+	if time.Since(d.drawn) > 100*time.Millisecond || s.Evaluated {
+		d.bar(s, rate, left)
 	}
+}
+
+// bar draws as much of the bar as the terminal has room for in one line.
+func (d *display) bar(s train.Step, rate float64, left time.Duration) {
+	width := d.width()
+	if width == 0 {
+		return
+	}
+	const cells = 24
+	full := s.Step * cells / d.steps
+	bar := fmt.Sprintf("%3d%% %s%s %s left, step %d, %.2f bits/byte, %.2f held out, %.0f bytes/s",
+		s.Step*100/d.steps, strings.Repeat("█", full), strings.Repeat("░", cells-full),
+		left, s.Step, s.Loss/math.Ln2, d.val, rate)
+	runes := []rune(bar)
+	fmt.Fprintf(d.out, "\r\x1b[K%s", string(runes[:min(len(runes), width-1)]))
+	d.barred, d.drawn = true, time.Now()
 }
 
 func (d *display) sample(text string) {
 	d.line("\n%s\n\n", indent(text))
 }
 
-// line prints above the bar.
+// line prints in place of the bar, which the next step draws again below.
 func (d *display) line(format string, args ...any) {
-	if d.bar != nil {
-		_ = d.bar.Clear()
-	}
+	d.stop()
 	fmt.Fprintf(d.out, format, args...)
 }
 
+// stop takes the bar away.
 func (d *display) stop() {
-	if d.bar != nil {
-		_ = d.bar.Clear()
-		d.bar = nil
+	if d.barred {
+		fmt.Fprint(d.out, "\r\x1b[K")
+		d.barred = false
 	}
-}
-
-// printable makes what a model wrote safe for a terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || unicode.IsPrint(r) {
-			return r
-		}
-		return '·'
-	}, strings.ToValidUTF8(text, "·"))
 }
 
 func indent(text string) string {

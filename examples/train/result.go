@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func openHistory(path string, steps int) (*history, error) {
 
 func (h *history) add(s train.Step) error {
 	r := row{Step: s.Step, Train: s.Loss / math.Ln2, LR: s.LR, GradNorm: s.GradNorm}
-	if s.Evaluated {
+	if s.Evaluated && !math.IsNaN(s.ValLoss) && !math.IsInf(s.ValLoss, 0) { // JSON has no word for these
 		held := s.ValLoss / math.Ln2
 		r.HeldOut = &held
 	}
@@ -77,7 +78,9 @@ func (h *history) add(s train.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.Write(append(b, '\n'))
+	if _, err = h.Write(append(b, '\n')); err == nil && s.Saved != "" {
+		err = h.Sync() // as lasting as the checkpoint
+	}
 	return err
 }
 
@@ -90,7 +93,7 @@ type mark struct {
 // compressors measures gzip, and xz where it is installed: the compressed size
 // of the whole text minus that of the text before the split, so that they too
 // know all the training text.
-func compressors(text []byte, split int) []mark {
+func compressors(ctx context.Context, text []byte, split int) []mark {
 	if split == len(text) {
 		return nil
 	}
@@ -114,7 +117,7 @@ func compressors(text []byte, split int) []mark {
 		marks = append(marks, mark{"gzip -9", b})
 	}
 	if b, ok := bits(func(b []byte) (int, error) {
-		c := exec.Command("xz", "-9e", "-c")
+		c := exec.CommandContext(ctx, "xz", "-9e", "-c")
 		c.Stdin = bytes.NewReader(b)
 		out, err := c.Output()
 		return len(out), err

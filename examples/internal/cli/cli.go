@@ -10,10 +10,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"unicode"
+
+	"golang.org/x/term"
 )
 
 // Main runs a program and ends the process with
@@ -24,31 +28,59 @@ import (
 //	128+n  when signal n stopped it (130 for Ctrl-C, 143 for SIGTERM)
 //
 // At the first signal, ctx ends with the signal as its cause, so that run can
-// finish what it is doing. The second one ends the process at once.
-func Main(name string, run func(ctx context.Context, args []string) error) {
+// finish what it is doing. The second one ends the process at once. When
+// nobody reads the standard output any more (| head), that counts as SIGPIPE.
+func Main(name string, run func(ctx context.Context, args []string, out io.Writer) error) {
 	ctx, stop := context.WithCancelCause(context.Background())
+	signal.Ignore(syscall.SIGPIPE) // it does not say which pipe; output does
 	signals := make(chan os.Signal, 4)
-	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE} {
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		if !signal.Ignored(s) { // nohup
 			signal.Notify(signals, s)
 		}
 	}
 	go func() {
-		for asked := false; ; {
-			s := (<-signals).(syscall.Signal)
-			if asked && s != syscall.SIGPIPE { // a closed pipe repeats itself
-				os.Exit(exitCode(Stopped{s}))
-			}
-			asked = asked || s != syscall.SIGPIPE
-			stop(Stopped{s})
-		}
+		stop(Stopped{(<-signals).(syscall.Signal)})
+		os.Exit(ExitCode(Stopped{(<-signals).(syscall.Signal)}))
 	}()
-	err := run(ctx, os.Args[1:])
-	var stopped Stopped
-	if err != nil && !errors.As(err, &stopped) && !errors.Is(err, ErrHelp) {
-		fmt.Fprintf(os.Stderr, "%s: %s\n", name, err)
+	err := run(ctx, os.Args[1:], output{os.Stdout, stop})
+	if errors.Is(err, syscall.EPIPE) {
+		err = Stopped{syscall.SIGPIPE}
 	}
-	os.Exit(exitCode(err))
+	if _, stopped := err.(Stopped); err != nil && !stopped && !errors.Is(err, ErrHelp) {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.TrimPrefix(err.Error(), name+": "))
+	}
+	os.Exit(ExitCode(err))
+}
+
+// output is the standard output; the program stops when its reader is gone.
+type output struct {
+	file *os.File
+	stop context.CancelCauseFunc
+}
+
+func (o output) Write(b []byte) (int, error) {
+	n, err := o.file.Write(b)
+	if errors.Is(err, syscall.EPIPE) {
+		o.stop(Stopped{syscall.SIGPIPE})
+	}
+	return n, err
+}
+
+// Fd is what Width asks.
+func (o output) Fd() uintptr { return o.file.Fd() }
+
+// Width returns the number of columns of the terminal that out is, or 0 if it
+// is none.
+func Width(out io.Writer) int {
+	f, ok := out.(interface{ Fd() uintptr })
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0
+	}
+	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+		return width
+	}
+	return 80
 }
 
 // Stopped is the error of a program that a signal ended.
@@ -64,14 +96,16 @@ func (e UsageError) Error() string { return string(e) + " (-h lists the flags)" 
 // Usagef returns a UsageError.
 func Usagef(format string, args ...any) error { return UsageError(fmt.Sprintf(format, args...)) }
 
-func exitCode(err error) int {
-	var stopped Stopped
+// ExitCode is that of Main. A signal together with another error, say that of
+// saving, is an error.
+func ExitCode(err error) int {
+	if stopped, ok := err.(Stopped); ok {
+		return 128 + int(stopped.Signal)
+	}
 	var usage UsageError
 	switch {
 	case err == nil || errors.Is(err, ErrHelp):
 		return 0
-	case errors.As(err, &stopped):
-		return 128 + int(stopped.Signal)
 	case errors.As(err, &usage):
 		return 2
 	}
@@ -108,26 +142,50 @@ func Given(f *flag.FlagSet) map[string]bool {
 
 // Command returns how this program was started, for messages that say what to
 // type next: "go run ./examples/train", or the program's own path.
-func Command() string {
-	program := os.Args[0]
-	if info, ok := debug.ReadBuildInfo(); ok && strings.Contains(program, string(filepath.Separator)+"go-build") {
-		at := "./" + filepath.ToSlash(strings.TrimPrefix(info.Path, info.Main.Path+"/"))
-		if dir, err := os.Stat(at); err != nil || !dir.IsDir() {
-			at = info.Path
+func Command() string { return command(os.Args[0], "") }
+
+// Sibling returns how to start another of the example programs in the same way.
+func Sibling(name string) string { return command(os.Args[0], name) }
+
+func command(program, sibling string) string {
+	info, ok := debug.ReadBuildInfo()
+	cache := os.Getenv("GOCACHE")
+	if ok && (strings.Contains(program, string(filepath.Separator)+"go-build") || cache != "" && strings.HasPrefix(program, cache)) {
+		pkg := info.Path
+		if sibling != "" {
+			pkg = path.Join(path.Dir(pkg), sibling)
+		}
+		at := "./" + strings.TrimPrefix(pkg, info.Main.Path+"/")
+		if dir, err := os.Stat(filepath.FromSlash(at)); err != nil || !dir.IsDir() {
+			at = pkg
 		}
 		return "go run " + at
+	}
+	if sibling != "" {
+		dir, _ := filepath.Split(program)
+		program = dir + sibling
 	}
 	return Quote(program)
 }
 
 // Quote returns s as a shell takes it for one word.
 func Quote(s string) string {
-	plain := func(r rune) bool {
-		return r < 128 && !strings.ContainsRune("/._-+=:,@%\\", r) &&
+	special := func(r rune) bool {
+		return r != filepath.Separator && !strings.ContainsRune("/._-+=:,@%", r) &&
 			(r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 	}
-	if s != "" && strings.IndexFunc(s, plain) < 0 {
+	if s != "" && !strings.ContainsFunc(s, special) {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// Printable makes what a model wrote safe for a terminal.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '·'
+	}, strings.ToValidUTF8(text, "·"))
 }
