@@ -79,9 +79,11 @@ func (d *display) bar(s train.Step, rate float64, left time.Duration) {
 	}
 	const cells = 24
 	full := s.Step * cells / d.steps
-	bar := fmt.Sprintf("%3d%% %s%s %s left, step %d, %.2f bits/byte, %.2f held out, %.0f bytes/s",
-		s.Step*100/d.steps, strings.Repeat("█", full), strings.Repeat("░", cells-full),
-		left, s.Step, s.Loss/math.Ln2, d.val, rate)
+	bar := fmt.Sprintf("%3d%% %s%s %s left, step %d, %.0f bytes/s, %.2f bits/byte",
+		s.Step*100/d.steps, strings.Repeat("█", full), strings.Repeat("░", cells-full), left, s.Step, rate, s.Loss/math.Ln2)
+	if !math.IsNaN(d.val) {
+		bar += fmt.Sprintf(", %.2f held out", d.val)
+	}
 	runes := []rune(bar)
 	fmt.Fprintf(d.out, "\r\x1b[K%s", string(runes[:min(len(runes), width-1)]))
 	d.barred, d.drawn = true, time.Now()

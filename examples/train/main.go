@@ -168,7 +168,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 // mostHeldOut bounds, in bytes, what is measured at the end.
 const mostHeldOut = 1 << 20
 
-// trainer begins the run, or goes on with it; one that was stopped before its
+// trainer begins the run, or goes on with it; one that was killed before its
 // first checkpoint begins anew.
 func (s *settings) trainer(c train.Config) (*train.Trainer, error) {
 	if s.resume != "" {
@@ -180,6 +180,9 @@ func (s *settings) trainer(c train.Config) (*train.Trainer, error) {
 	t, err := train.New(c)
 	if err == nil {
 		err = s.save()
+	}
+	if err == nil {
+		_, err = t.Save() // a disk that has no room for it says so now
 	}
 	return t, err
 }
@@ -229,7 +232,7 @@ func (s *settings) ended(show *display, taken int, err error) error {
 		}
 		return err
 	case taken == 0:
-		show.resultf("\nStopped before the first step. To start it:\n")
+		show.resultf("\nStopped before the first step. To begin:\n")
 	default:
 		show.resultf("\nStopped after step %d, saved in %s. To go on:\n", taken, path)
 	}

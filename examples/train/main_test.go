@@ -331,7 +331,7 @@ func TestAStoppedRunGoesOnToTheSameBits(t *testing.T) {
 			require.Contains(t, out.String(), "-resume '"+dir+"'\n")
 			require.NotContains(t, out.String(), "The model writes")
 			if c.saved == "" {
-				require.Contains(t, out.String(), "Stopped before the first step. To start it:")
+				require.Contains(t, out.String(), "Stopped before the first step. To begin:")
 			} else {
 				require.Contains(t, out.String(), "saved in "+filepath.Join(dir, c.saved)+". To go on:")
 				require.DirExists(t, filepath.Join(dir, c.saved))
@@ -345,6 +345,16 @@ func TestAStoppedRunGoesOnToTheSameBits(t *testing.T) {
 			requirePlot(t, dir)
 		})
 	}
+}
+
+func TestARunKilledBeforeItsFirstCheckpointBeginsAnew(t *testing.T) {
+	whole, _ := begin(t, with(tiny, "-data", corpus(t))...)
+	dir := t.TempDir()
+	b, err := os.ReadFile(filepath.Join(whole, settingsFile))
+	require.NoError(t, err)
+	write(t, filepath.Join(dir, settingsFile), string(b))
+	require.NoError(t, run(t.Context(), []string{"-resume", dir}, io.Discard))
+	require.Equal(t, tree(t, whole), tree(t, dir))
 }
 
 func TestACompleteRunIsMeasuredAgain(t *testing.T) {

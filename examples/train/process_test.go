@@ -195,6 +195,10 @@ func TestAFullDisk(t *testing.T) {
 	require.Contains(t, stderr, "output directory: write ")
 	require.NotContains(t, stdout, "bits/byte")
 	require.Empty(t, tree(t, dir)) // so that the same command works when there is room
+	small := filepath.Join(t.TempDir(), "run")
+	stdout, stderr = onFullDisk("4500", with(tiny, "-data", text, "-out", small)...)
+	require.Contains(t, stderr, "saving after step 0: ")
+	require.NotContains(t, stdout, "bits/byte")
 
 	ctx, out := clitest.StopAt(t, "\n      3 ", cli.Stopped{Signal: syscall.SIGINT})
 	require.Error(t, run(ctx, args, out))
