@@ -12,9 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/chainrule-go/chainrule/checkpoint"
@@ -224,6 +226,30 @@ func TestRunsAreNumbered(t *testing.T) {
 		require.FileExists(t, fmt.Sprintf("runs/fox-%d/checkpoint-6/model.safetensors", i))
 	}
 	require.Equal(t, tree(t, "runs/fox-1"), tree(t, "runs/fox-2"))
+}
+
+func TestNoTwoRunsTakeOneDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const n = 64
+	runs, start := make([]settings, n), make(chan struct{})
+	var all sync.WaitGroup
+	for i := range runs {
+		all.Go(func() {
+			runs[i].Data = "/fox.txt"
+			<-start
+			dir, err := runs[i].enter()
+			if assert.NoError(t, err) {
+				dir.Close()
+			}
+		})
+	}
+	close(start)
+	all.Wait()
+	taken := map[string]bool{}
+	for _, s := range runs {
+		taken[s.out] = true
+	}
+	require.Len(t, taken, n)
 }
 
 func TestARunLeavesWhatItSays(t *testing.T) {
