@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/schollz/progressbar/v3"
+
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
 	"github.com/chainrule-go/chainrule/train"
 )
@@ -14,11 +16,10 @@ import (
 // display shows a run: a line a measurement and, on a terminal, a bar below
 // the last line.
 type display struct {
-	out    io.Writer
-	quiet  bool
-	width  func() int // of the terminal; 0: there is none
-	barred bool       // the cursor is behind a bar
-	drawn  time.Time  // when that was
+	out   io.Writer
+	quiet bool
+	width int // of the terminal; 0: there is none
+	bar   *progressbar.ProgressBar
 
 	steps int
 	began time.Time
@@ -27,7 +28,7 @@ type display struct {
 }
 
 func newDisplay(out io.Writer, quiet bool) *display {
-	return &display{out: out, quiet: quiet, width: func() int { return cli.Width(out) }, val: math.NaN()}
+	return &display{out: out, quiet: quiet, width: cli.Width(out), val: math.NaN()}
 }
 
 // printf tells about the run, resultf what came of it.
@@ -39,11 +40,21 @@ func (d *display) printf(format string, args ...any) {
 
 func (d *display) resultf(format string, args ...any) { fmt.Fprintf(d.out, format, args...) }
 
-func (d *display) start(steps int) {
+// barWidth is what the bar may take: a narrower terminal has the lines alone.
+const barWidth = 79
+
+func (d *display) start(done, steps int) {
 	d.steps, d.began = steps, time.Now()
 	d.printf("\n%7s %9s %9s %10s %7s %9s %9s\n%7s %9s %9s %10s %7s %9s %9s\n",
 		"step", "train", "held out", "learning", "norm", "bytes/s", "time left",
 		"", "bits/byte", "bits/byte", "rate", "", "", "")
+	if d.width > barWidth && !d.quiet {
+		d.bar = progressbar.NewOptions(steps, progressbar.OptionSetWriter(d.out), progressbar.OptionSetWidth(24),
+			progressbar.OptionClearOnFinish(), progressbar.OptionShowDescriptionAtLineEnd(),
+			progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "█", SaucerPadding: "░", BarStart: " ", BarEnd: " "}))
+		_ = d.bar.Set(done)
+	}
 }
 
 // step shows a step: each one in the bar; a line for the first ones and for
@@ -66,27 +77,10 @@ func (d *display) step(s train.Step) {
 		}
 		d.line("%7d %9.3f %9s %10.2e %7.2f %9.0f %9s\n", s.Step, s.Loss/math.Ln2, held, s.LR, s.GradNorm, rate, left)
 	}
-	if time.Since(d.drawn) > 100*time.Millisecond || s.Evaluated {
-		d.bar(s, rate, left)
+	if d.bar != nil {
+		d.bar.Describe(fmt.Sprintf("%.2f bits/byte, %.0f bytes/s", s.Loss/math.Ln2, rate))
+		_ = d.bar.Set(s.Step)
 	}
-}
-
-// bar draws as much of the bar as the terminal has room for in one line.
-func (d *display) bar(s train.Step, rate float64, left time.Duration) {
-	width := d.width()
-	if width == 0 {
-		return
-	}
-	const cells = 24
-	full := s.Step * cells / d.steps
-	bar := fmt.Sprintf("%3d%% %s%s %s left, step %d, %.0f bytes/s, %.2f bits/byte",
-		s.Step*100/d.steps, strings.Repeat("█", full), strings.Repeat("░", cells-full), left, s.Step, rate, s.Loss/math.Ln2)
-	if !math.IsNaN(d.val) {
-		bar += fmt.Sprintf(", %.2f held out", d.val)
-	}
-	runes := []rune(bar)
-	fmt.Fprintf(d.out, "\r\x1b[K%s", string(runes[:min(len(runes), width-1)]))
-	d.barred, d.drawn = true, time.Now()
 }
 
 func (d *display) sample(text string) {
@@ -95,16 +89,20 @@ func (d *display) sample(text string) {
 
 // line prints in place of the bar, which the next step draws again below.
 func (d *display) line(format string, args ...any) {
-	d.stop()
+	d.clear()
 	fmt.Fprintf(d.out, format, args...)
+}
+
+func (d *display) clear() {
+	if d.bar != nil {
+		_ = d.bar.Clear()
+	}
 }
 
 // stop takes the bar away.
 func (d *display) stop() {
-	if d.barred {
-		fmt.Fprint(d.out, "\r\x1b[K")
-		d.barred = false
-	}
+	d.clear()
+	d.bar = nil
 }
 
 func indent(text string) string {

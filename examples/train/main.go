@@ -142,7 +142,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return cli.Printable(b.String()), nil
 	}
 
-	show.start(s.Steps)
+	show.start(t.Step(), s.Steps)
 	for step, err := range t.Run(ctx) {
 		if err == nil {
 			err = h.add(step)
