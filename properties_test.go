@@ -640,6 +640,22 @@ func TestMistakesOfTheProgrammerPanicWithAConstant(t *testing.T) {
 			require.NoError(t, err)
 			s.Truncate(0, 1)
 		},
+		"Session, Append to none": func() { _, _ = newSession(t, tr, chainrule.SessionOptions{}).Append(1, []int32{1}) },
+		"Session, Append below":   func() { _, _ = newSession(t, tr, chainrule.SessionOptions{}).Append(-1, []int32{1}) },
+		"Session, Truncate none":  func() { newSession(t, tr, chainrule.SessionOptions{}).Truncate(1, 0) },
+		"Session, Len of none":    func() { newSession(t, tr, chainrule.SessionOptions{}).Len(1) },
+		"Generate, nil Sampler":   func() { newSession(t, tr, chainrule.SessionOptions{}).Generate(t.Context(), tr.tokens, nil) },
+		"Forward, nil Model":      func() { _, _ = chainrule.Forward(nil, tr.ws, tr.tokens, nil) },
+		"Forward, nil Workspace":  func() { _, _ = chainrule.Forward(tr.Model, nil, tr.tokens, nil) },
+		"Backward, nil Model":     func() { _ = chainrule.Backward(nil, tr.ws, tr.g) },
+		"Backward, nil Workspace": func() { _ = chainrule.Backward(tr.Model, nil, tr.g) },
+		"Backward, nil gradient":  func() { forward(tr.tokens, tr.targets)(); _ = chainrule.Backward(tr.Model, tr.ws, nil) },
+		"ZeroGrad of nil":         func() { chainrule.ZeroGrad(nil) },
+		"GradNorm of nil":         func() { chainrule.GradNorm(nil) },
+		"ClipGradients of nil":    func() { chainrule.ClipGradients(nil, 1) },
+		"AdamStep, nil Model":     func() { chainrule.AdamStep(nil, tr.g, tr.state, adam) },
+		"AdamStep, nil gradient":  func() { chainrule.AdamStep(tr.Model, nil, tr.state, adam) },
+		"AdamStep, nil state":     func() { chainrule.AdamStep(tr.Model, tr.g, nil, adam) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -650,6 +666,19 @@ func TestMistakesOfTheProgrammerPanicWithAConstant(t *testing.T) {
 			f()
 		})
 	}
+}
+
+func TestARefusedAdamStepChangesNothing(t *testing.T) {
+	tr := newTrainer(t, shapes()["MHA"], 1, 5)
+	_, err := chainrule.Forward(tr.Model, tr.ws, tr.tokens, tr.targets)
+	require.NoError(t, err)
+	before := bits(tr.Data)
+	for _, h := range []chainrule.Adam{{LR: 1, Beta1: 1, Eps: 1}, {LR: 1, Beta2: -1, Eps: 1}, {LR: 1}} {
+		require.Panics(t, func() { chainrule.AdamStep(tr.Model, tr.g, tr.state, h) })
+	}
+	require.Zero(t, tr.state.Step)
+	requireSameBits(t, before, bits(tr.Data))
+	require.NoError(t, chainrule.Backward(tr.Model, tr.ws, tr.g), "the model is the one of Forward")
 }
 
 func TestBackwardNeedsAForwardOfTheSameUnchangedModel(t *testing.T) {
