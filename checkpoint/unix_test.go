@@ -215,6 +215,16 @@ func TestPathsThatAreNoFilesNeverBlock(t *testing.T) {
 			}
 		})
 	}
+	file := filepath.Join(dir, "file.zip") // and none of them is a directory
+	write(t, file, "PK\x03\x04")
+	for _, path := range []string{pipe, loop, zero, "/dev/zero", file} {
+		_, err := LoadDir(path)
+		require.ErrorIs(t, err, ErrNotModel)
+		require.ErrorContains(t, err, path)
+		_, _, err = LoadState(path)
+		require.ErrorIs(t, err, ErrNotModel)
+		require.ErrorContains(t, err, path)
+	}
 	require.ErrorIs(t, SaveLlama2c(pipe, newModel(t, tiny(), 1), 0), ErrNotModel)
 	require.ErrorIs(t, SaveLlama2c(zero, newModel(t, tiny(), 1), 0), ErrNotModel)
 }
