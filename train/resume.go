@@ -69,11 +69,16 @@ func Resume(dir string, c Config) (*Trainer, error) {
 		return nil, fmt.Errorf("train: %s is at step %d and batch %d, want 0 to Config.Steps %d and 0 or more",
 			path, state.Step, state.Position, c.Steps)
 	}
-	allowed := path
-	if sameFile(c.Dir, dir) {
-		allowed = "*"
+	// Steps, batches and updates are counted together from the start of a run.
+	if state.Position/int64(c.Accumulate) != int64(state.Step) || state.Position%int64(c.Accumulate) != 0 || state.Optimizer.Step != state.Step {
+		return nil, fmt.Errorf("train: %s is of no run: step %d with batch %d and %d updates, want Accumulate %d batches and one update a step",
+			path, state.Step, state.Position, state.Optimizer.Step, c.Accumulate)
 	}
-	if err := prepareDir(c.Dir, allowed); err != nil {
+	allowed, room := path, 2
+	if sameFile(c.Dir, dir) {
+		allowed, room = "*", 1 // the other is there
+	}
+	if err := prepareDir(c, allowed, room); err != nil {
 		return nil, err
 	}
 	t, err := newTrainer(c, hyper, state.Optimizer)
@@ -149,10 +154,15 @@ func settings(model any, seed uint64, hyper json.RawMessage) (map[string]string,
 	return all, add("", hyper)
 }
 
-// prepareDir makes dir and checks that files can be written there, before a
-// step is taken that could not be saved. Checkpoints that are there already
-// must be allowed: "" is none of them, "*" all, else the one of that path.
-func prepareDir(dir, allowed string) error {
+// free is freeBytes, but in tests.
+var free = freeBytes
+
+// prepareDir makes c.Dir and checks that files can be written there, and that
+// there is room for so many checkpoints, before a step is taken that could not
+// be saved. Checkpoints that are there already must be allowed: "" is none of
+// them, "*" all, else the one of that path.
+func prepareDir(c Config, allowed string, room int) error {
+	dir := c.Dir
 	if dir == "" {
 		return nil
 	}
@@ -185,6 +195,11 @@ func prepareDir(dir, allowed string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("train: output directory: %w", err)
+	}
+	one := 12 * int64(c.Model.NumParams()) // the weights and two moments
+	if n, ok := free(dir); ok && n/int64(room) < one {
+		return fmt.Errorf("train: output directory: %s has room for %d bytes, want %d: a checkpoint has %d, and the old one stays until the new one is whole",
+			dir, n, int64(room)*one, one)
 	}
 	return nil
 }

@@ -61,7 +61,8 @@ func (e *NonFiniteError) Error() string {
 }
 
 // New returns a Trainer at the start of a run. Beside Validate's, there is an
-// error if Dir cannot be written to, or holds checkpoints already: those of
+// error if Dir cannot be written to, has not the room for two checkpoints (an
+// old one stays until the new one is whole), or holds some already: those of
 // another run would be replaced.
 func New(c Config) (*Trainer, error) {
 	if err := c.Validate(); err != nil {
@@ -71,7 +72,7 @@ func New(c Config) (*Trainer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
-	if err := prepareDir(c.Dir, ""); err != nil {
+	if err := prepareDir(c, "", 2); err != nil {
 		return nil, err
 	}
 	hyper := json.RawMessage(nil)
