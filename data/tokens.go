@@ -32,6 +32,7 @@ type FormatError struct {
 	Problem string // what was found and what was expected
 }
 
+// Error says what is wrong, in which field and at which byte.
 func (e *FormatError) Error() string {
 	return fmt.Sprintf("token file: %s at byte %d: %s", e.Field, e.Offset, e.Problem)
 }

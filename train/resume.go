@@ -24,6 +24,7 @@ type MismatchError struct {
 // Difference is a setting that has two values, both as JSON.
 type Difference struct{ Name, Saved, Given string }
 
+// Error lists every difference.
 func (e *MismatchError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "train: %s is of another run:", e.Path)

@@ -56,6 +56,7 @@ type NonFiniteError struct {
 	Value float64
 }
 
+// Error says which number of which step it is.
 func (e *NonFiniteError) Error() string {
 	return fmt.Sprintf("step %d: the %s is %v", e.Step, e.What, e.Value)
 }
