@@ -817,6 +817,20 @@ func TestWorkspaceBytesIsWhatAWorkspaceTakes(t *testing.T) {
 	})
 }
 
+// The activations grow with the tokens, not with their square.
+func TestWorkspaceBytesAreLinearInTheLength(t *testing.T) {
+	eachShape(t, func(t *testing.T, c chainrule.Config) {
+		c.SeqLen = 1 << 16
+		bytes := func(B, T int) int64 {
+			n, err := chainrule.WorkspaceBytes(c, B, T)
+			require.NoError(t, err)
+			return n
+		}
+		require.LessOrEqual(t, bytes(1, 1<<16), 16*bytes(1, 1<<12))
+		require.InEpsilon(t, bytes(16, 1<<12), bytes(1, 1<<16), 1e-9)
+	})
+}
+
 func TestConfigValidateNamesTheField(t *testing.T) {
 	require.NoError(t, smallConfig().Validate())
 	huge := math.MaxInt32
