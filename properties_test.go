@@ -1080,6 +1080,22 @@ func TestSmallWeightDecayIsNotRoundedAway(t *testing.T) {
 	require.InEpsilon(t, steps*h.LR*h.WeightDecay, 1-mean()/before, 0.02)
 }
 
+// A caller may fill its slices with the next batch before Backward.
+func TestForwardKeepsNoSliceOfItsCaller(t *testing.T) {
+	tr := newTrainer(t, shapes()["MHA"], 2, 9)
+	tr.pass(t)
+	want := slices.Clone(tr.g.Data)
+	chainrule.ZeroGrad(tr.g)
+	tokens, targets := slices.Clone(tr.tokens), slices.Clone(tr.targets)
+	_, err := chainrule.Forward(tr.Model, tr.ws, tokens, targets)
+	require.NoError(t, err)
+	for i := range tokens {
+		tokens[i], targets[i] = 0, -1
+	}
+	require.NoError(t, chainrule.Backward(tr.Model, tr.ws, tr.g))
+	requireSameBits(t, bits(want), bits(tr.g.Data))
+}
+
 func TestTouchedWeightsAreSeen(t *testing.T) {
 	eachShape(t, func(t *testing.T, c chainrule.Config) {
 		tr := newTrainer(t, c, 1, 6)
