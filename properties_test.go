@@ -748,9 +748,14 @@ func TestNoTargetsGiveNoLossAndNoGradient(t *testing.T) {
 			require.NoError(t, chainrule.Backward(tr.Model, tr.ws, tr.g))
 			require.Zero(t, chainrule.GradNorm(tr.g))
 		}
-		loss, err := chainrule.Forward(tr.Model, tr.ws, tr.tokens, nil)
+		tr.targets[3] = 1
+		loss, err := chainrule.Forward(tr.Model, tr.ws, tr.tokens, tr.targets)
+		require.NoError(t, err)
+		require.Positive(t, loss)
+		loss, err = chainrule.Forward(tr.Model, tr.ws, tr.tokens, nil)
 		require.NoError(t, err)
 		require.Zero(t, loss)
+		require.Equal(t, make([]float32, 10), tr.ws.Losses())
 		requireSameBits(t, bits(want), bits(tr.ws.Logits()))
 	})
 }
