@@ -169,7 +169,7 @@ func WriteTokens(path string, tokens []int32, vocab int) (err error) {
 	if err := f.Chmod(0o644); err != nil && runtime.GOOS != "windows" {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := fsync(f); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
@@ -181,6 +181,9 @@ func WriteTokens(path string, tokens []int32, vocab int) (err error) {
 	return syncDir(dir)
 }
 
+// fsync is Sync, but in tests.
+var fsync = (*os.File).Sync
+
 // syncDir makes a rename in dir last. Windows cannot sync a directory.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
@@ -191,5 +194,5 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	return d.Sync()
+	return fsync(d)
 }
