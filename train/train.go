@@ -225,6 +225,9 @@ func (t *Trainer) take() (Step, error) {
 	}
 	s.GradNorm = chainrule.GradNorm(t.grad)
 	if err := t.finite(s); err != nil {
+		if weight := finiteParams(s.Step, "weight ", t.c.Model.Params); weight != nil { // as it was loaded
+			err = fmt.Errorf("%w; %w", err, weight)
+		}
 		return s, fmt.Errorf("train: nothing was updated: %w", err)
 	}
 

@@ -570,6 +570,7 @@ func TestACheckpointWithNaNLoadsAndStopsAtItsFirstStep(t *testing.T) {
 	require.NoError(t, err)
 	_, last, err := fail(t, context.Background(), tr)
 	require.ErrorContains(t, err, "step 4: the loss is NaN")
+	require.ErrorContains(t, err, "the weight rms_final[2] is NaN", "where it came from")
 	require.Equal(t, train.Step{Step: 3, Saved: bad}, last)
 }
 
