@@ -176,7 +176,7 @@ func prepareDir(c Config, allowed string, room int) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if n, ok := strings.CutPrefix(e.Name(), "checkpoint-"); ok && n != "" && strings.Trim(n, "0123456789") == "" &&
+		if n, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".old"), "checkpoint-"); ok && n != "" && strings.Trim(n, "0123456789") == "" &&
 			allowed != "*" && !sameFile(path, allowed) {
 			return fmt.Errorf("train: output directory: %s is there already: resume from it, or choose another directory: %w",
 				path, fs.ErrExist)

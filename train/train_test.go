@@ -674,6 +674,13 @@ func TestNewRefusesADirectoryBeforeTheFirstStep(t *testing.T) {
 	_, err = train.New(c)
 	require.ErrorIs(t, err, fs.ErrExist, "a new run does not replace an old one's checkpoints")
 	require.ErrorContains(t, err, path)
+	require.NoError(t, os.Rename(path, path+".old")) // as a save that was killed leaves it
+	_, err = train.New(c)
+	require.ErrorIs(t, err, fs.ErrExist)
+	require.ErrorContains(t, err, path+".old")
+	resumed, err := train.Resume(c.Dir, c)
+	require.NoError(t, err)
+	require.Equal(t, 2, resumed.Step())
 
 	if os.Geteuid() > 0 {
 		c.Dir = filepath.Join(dir, "locked")
