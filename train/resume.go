@@ -77,7 +77,10 @@ func Resume(dir string, c Config) (*Trainer, error) {
 	}
 	allowed, room := path, 2
 	if sameFile(c.Dir, dir) {
-		allowed, room = "*", 1 // the other is there
+		allowed = "*"
+	}
+	if sameFile(c.Dir, filepath.Dir(path)) {
+		room = 1 // beside this one
 	}
 	if err := prepareDir(c, allowed, room); err != nil {
 		return nil, err

@@ -716,15 +716,17 @@ func TestAFullDiskIsSaidBeforeTheFirstStep(t *testing.T) {
 	bytes = 2 * one
 	tr := newTrainer(t, c)
 	run(t, tr, 2)
-	_, err := tr.Save()
+	path, err := tr.Save()
 	require.NoError(t, err)
 
 	bytes = one - 1
 	_, err = train.Resume(c.Dir, c)
 	require.ErrorContains(t, err, fmt.Sprintf("want %d: a checkpoint has %d", one, one))
 	bytes = one // beside the one that is there
-	_, err = train.Resume(c.Dir, c)
-	require.NoError(t, err)
+	for _, from := range []string{c.Dir, path} {
+		_, err = train.Resume(from, c)
+		require.NoError(t, err)
+	}
 	bytes, known = 0, false
 	_, err = train.Resume(c.Dir, c)
 	require.NoError(t, err)
