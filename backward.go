@@ -8,9 +8,12 @@ import "github.com/chainrule-go/chainrule/ops"
 // is nil is left out.
 //
 // It panics unless the last use of ws was a Forward with targets on the same,
-// unchanged model, or if g has another Config. The error is that of the
+// unchanged model, or if g has another Config or an argument is nil. The error is that of the
 // Backend; g is undefined after it.
 func Backward(m *Model, ws *Workspace, g *Params) error {
+	if m == nil || ws == nil || g == nil {
+		panic("chainrule: Backward: nil Model, Workspace or gradient")
+	}
 	B, T, c := ws.B, ws.T, m.Config
 	n := B * T
 	switch {

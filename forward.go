@@ -13,10 +13,13 @@ import (
 // ignored the loss is 0; with nil targets it is 0 and only the logits are
 // computed.
 //
-// It panics if ws has not the model's Config or a slice not B·T elements. The
-// error is that of a token or target outside the vocabulary, or of the
+// It panics if m or ws is nil, ws has not the model's Config or a slice not B·T
+// elements. The error is that of a token or target outside the vocabulary, or of the
 // Backend.
 func Forward(m *Model, ws *Workspace, tokens, targets []int32) (loss float64, err error) {
+	if m == nil || ws == nil {
+		panic("chainrule: Forward: nil Model or Workspace")
+	}
 	B, T, c := ws.B, ws.T, m.Config
 	n := B * T
 	switch {

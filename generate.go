@@ -82,13 +82,24 @@ func NewSession(m *Model, be backend.Backend, o SessionOptions) (*Session, error
 }
 
 // Len returns the number of tokens in the cache of a sequence.
-func (s *Session) Len(seq int) int { return s.lens[seq] }
+func (s *Session) Len(seq int) int {
+	s.need(seq)
+	return s.lens[seq]
+}
+
+// need panics unless the Session has the sequence.
+func (s *Session) need(seq int) {
+	if seq < 0 || seq >= len(s.lens) {
+		panic("chainrule: Session: there is no such sequence")
+	}
+}
 
 // MaxLen returns the number of tokens that a sequence may have.
 func (s *Session) MaxLen() int { return s.maxLen }
 
 // Truncate forgets all but the first n tokens of a sequence.
 func (s *Session) Truncate(seq, n int) {
+	s.need(seq)
 	if n < 0 || n > s.lens[seq] {
 		panic("chainrule: Session.Truncate: n is not between 0 and Len")
 	}
@@ -107,6 +118,7 @@ func (s *Session) Append(seq int, tokens []int32) (logits []float32, err error) 
 	if len(tokens) == 0 {
 		panic("chainrule: Session.Append: no tokens")
 	}
+	s.need(seq)
 	if err := checkTokens("token", tokens, len(tokens), 0, s.m.VocabSize); err != nil {
 		return nil, err
 	}
@@ -253,6 +265,9 @@ func (s *Session) grow(n int) {
 // (Len(0) is MaxLen), or with an error: that of ctx, of the sampler, or of
 // Append.
 func (s *Session) Generate(ctx context.Context, prompt []int32, sampler *Sampler) iter.Seq2[int32, error] {
+	if sampler == nil {
+		panic("chainrule: Session.Generate: nil Sampler")
+	}
 	return func(yield func(int32, error) bool) {
 		next := prompt
 		if len(next) == 0 {

@@ -484,6 +484,11 @@ func TestLossIsTheMeanOverAllPositionsOfAllSequences(t *testing.T) {
 		sum += want.Losses[i]
 	}
 	require.InEpsilon(t, sum/15, loss, 1e-6)
+	rounded := 0.0
+	for _, l := range ws.Losses() {
+		rounded += float64(l)
+	}
+	require.InEpsilon(t, rounded/15, loss, 1e-14, "summed in float64")
 	// every target takes part, the last of a sequence and the last sequence too
 	for i := range p.targets {
 		targets := slices.Clone(p.targets)

@@ -9,7 +9,12 @@ import (
 )
 
 // ZeroGrad sets every gradient to 0.
-func ZeroGrad(g *Params) { zeroLoop.For(len(g.Data), zeroGrain, g.Data) }
+func ZeroGrad(g *Params) {
+	if g == nil {
+		panic("chainrule: ZeroGrad: nil gradient")
+	}
+	zeroLoop.For(len(g.Data), zeroGrain, g.Data)
+}
 
 const zeroGrain = 1 << 16
 
@@ -18,6 +23,9 @@ var zeroLoop = par.New(func(data *[]float32, lo, hi int) { clear((*data)[lo:hi])
 // GradNorm returns the Euclidean norm of all gradients together, each counted
 // once, summed in float64. It is NaN or +Inf if the gradients are not finite.
 func GradNorm(g *Params) float64 {
+	if g == nil {
+		panic("chainrule: GradNorm: nil gradient")
+	}
 	s := normSums.Get()
 	block := (len(g.Data) + len(s) - 1) / len(s)
 	normLoop.For(len(s), 1, normArgs{s, g.Data, block})
@@ -94,13 +102,16 @@ func NewAdamState(c Config) (*AdamState, error) {
 
 // AdamStep takes one step of AdamW (ops.AdamW has the formula) on every
 // parameter of m with the gradient g; a tied tensor is stepped once. It counts
-// s.Step up and calls m.Touch. It panics if g or s has another size than m, or
-// a hyperparameter is outside its range.
+// s.Step up and calls m.Touch. It panics, and changes nothing, if an argument is
+// nil, g or s has another size than m, or a hyperparameter is outside its range.
 func AdamStep(m *Model, g *Params, s *AdamState, h Adam) {
+	if m == nil || g == nil || s == nil {
+		panic("chainrule: AdamStep: nil Model, gradient or state")
+	}
 	if g.config != m.Config || len(s.M) != len(m.Data) || len(s.V) != len(m.Data) {
 		panic("chainrule: AdamStep: gradient or state was made for another Config")
 	}
-	s.Step++
+	step := s.Step + 1
 	undecayed := h
 	undecayed.WeightDecay = 0
 	at := 0
@@ -110,8 +121,9 @@ func AdamStep(m *Model, g *Params, s *AdamState, h Adam) {
 			h = undecayed
 		}
 		n := len(*t)
-		ops.AdamW(*t, g.Data[at:at+n], s.M[at:at+n], s.V[at:at+n], s.Step, h)
+		ops.AdamW(*t, g.Data[at:at+n], s.M[at:at+n], s.V[at:at+n], step, h)
 		at += n
 	})
+	s.Step = step
 	m.Touch()
 }

@@ -640,6 +640,22 @@ func TestMistakesOfTheProgrammerPanicWithAConstant(t *testing.T) {
 			require.NoError(t, err)
 			s.Truncate(0, 1)
 		},
+		"Session, Append to none": func() { _, _ = newSession(t, tr, chainrule.SessionOptions{}).Append(1, []int32{1}) },
+		"Session, Append below":   func() { _, _ = newSession(t, tr, chainrule.SessionOptions{}).Append(-1, []int32{1}) },
+		"Session, Truncate none":  func() { newSession(t, tr, chainrule.SessionOptions{}).Truncate(1, 0) },
+		"Session, Len of none":    func() { newSession(t, tr, chainrule.SessionOptions{}).Len(1) },
+		"Generate, nil Sampler":   func() { newSession(t, tr, chainrule.SessionOptions{}).Generate(t.Context(), tr.tokens, nil) },
+		"Forward, nil Model":      func() { _, _ = chainrule.Forward(nil, tr.ws, tr.tokens, nil) },
+		"Forward, nil Workspace":  func() { _, _ = chainrule.Forward(tr.Model, nil, tr.tokens, nil) },
+		"Backward, nil Model":     func() { _ = chainrule.Backward(nil, tr.ws, tr.g) },
+		"Backward, nil Workspace": func() { _ = chainrule.Backward(tr.Model, nil, tr.g) },
+		"Backward, nil gradient":  func() { forward(tr.tokens, tr.targets)(); _ = chainrule.Backward(tr.Model, tr.ws, nil) },
+		"ZeroGrad of nil":         func() { chainrule.ZeroGrad(nil) },
+		"GradNorm of nil":         func() { chainrule.GradNorm(nil) },
+		"ClipGradients of nil":    func() { chainrule.ClipGradients(nil, 1) },
+		"AdamStep, nil Model":     func() { chainrule.AdamStep(nil, tr.g, tr.state, adam) },
+		"AdamStep, nil gradient":  func() { chainrule.AdamStep(tr.Model, nil, tr.state, adam) },
+		"AdamStep, nil state":     func() { chainrule.AdamStep(tr.Model, tr.g, nil, adam) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -650,6 +666,19 @@ func TestMistakesOfTheProgrammerPanicWithAConstant(t *testing.T) {
 			f()
 		})
 	}
+}
+
+func TestARefusedAdamStepChangesNothing(t *testing.T) {
+	tr := newTrainer(t, shapes()["MHA"], 1, 5)
+	_, err := chainrule.Forward(tr.Model, tr.ws, tr.tokens, tr.targets)
+	require.NoError(t, err)
+	before := bits(tr.Data)
+	for _, h := range []chainrule.Adam{{LR: 1, Beta1: 1, Eps: 1}, {LR: 1, Beta2: -1, Eps: 1}, {LR: 1}} {
+		require.Panics(t, func() { chainrule.AdamStep(tr.Model, tr.g, tr.state, h) })
+	}
+	require.Zero(t, tr.state.Step)
+	requireSameBits(t, before, bits(tr.Data))
+	require.NoError(t, chainrule.Backward(tr.Model, tr.ws, tr.g), "the model is the one of Forward")
 }
 
 func TestBackwardNeedsAForwardOfTheSameUnchangedModel(t *testing.T) {
@@ -719,9 +748,14 @@ func TestNoTargetsGiveNoLossAndNoGradient(t *testing.T) {
 			require.NoError(t, chainrule.Backward(tr.Model, tr.ws, tr.g))
 			require.Zero(t, chainrule.GradNorm(tr.g))
 		}
-		loss, err := chainrule.Forward(tr.Model, tr.ws, tr.tokens, nil)
+		tr.targets[3] = 1
+		loss, err := chainrule.Forward(tr.Model, tr.ws, tr.tokens, tr.targets)
+		require.NoError(t, err)
+		require.Positive(t, loss)
+		loss, err = chainrule.Forward(tr.Model, tr.ws, tr.tokens, nil)
 		require.NoError(t, err)
 		require.Zero(t, loss)
+		require.Equal(t, make([]float32, 10), tr.ws.Losses())
 		requireSameBits(t, bits(want), bits(tr.ws.Logits()))
 	})
 }
@@ -785,6 +819,20 @@ func TestWorkspaceBytesIsWhatAWorkspaceTakes(t *testing.T) {
 		require.NoError(t, err)
 		require.InEpsilon(t, want, after.TotalAlloc-before.TotalAlloc, 0.02)
 		runtime.KeepAlive(ws)
+	})
+}
+
+// The activations grow with the tokens, not with their square.
+func TestWorkspaceBytesAreLinearInTheLength(t *testing.T) {
+	eachShape(t, func(t *testing.T, c chainrule.Config) {
+		c.SeqLen = 1 << 16
+		bytes := func(B, T int) int64 {
+			n, err := chainrule.WorkspaceBytes(c, B, T)
+			require.NoError(t, err)
+			return n
+		}
+		require.LessOrEqual(t, bytes(1, 1<<16), 16*bytes(1, 1<<12))
+		require.InEpsilon(t, bytes(16, 1<<12), bytes(1, 1<<16), 1e-9)
 	})
 }
 
@@ -1035,6 +1083,22 @@ func TestSmallWeightDecayIsNotRoundedAway(t *testing.T) {
 		chainrule.AdamStep(tr.Model, tr.g, tr.state, h)
 	}
 	require.InEpsilon(t, steps*h.LR*h.WeightDecay, 1-mean()/before, 0.02)
+}
+
+// A caller may fill its slices with the next batch before Backward.
+func TestForwardKeepsNoSliceOfItsCaller(t *testing.T) {
+	tr := newTrainer(t, shapes()["MHA"], 2, 9)
+	tr.pass(t)
+	want := slices.Clone(tr.g.Data)
+	chainrule.ZeroGrad(tr.g)
+	tokens, targets := slices.Clone(tr.tokens), slices.Clone(tr.targets)
+	_, err := chainrule.Forward(tr.Model, tr.ws, tokens, targets)
+	require.NoError(t, err)
+	for i := range tokens {
+		tokens[i], targets[i] = 0, -1
+	}
+	require.NoError(t, chainrule.Backward(tr.Model, tr.ws, tr.g))
+	requireSameBits(t, bits(want), bits(tr.g.Data))
 }
 
 func TestTouchedWeightsAreSeen(t *testing.T) {

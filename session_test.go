@@ -108,6 +108,30 @@ func TestSessionStepMovesTheSequencesItIsGiven(t *testing.T) {
 	}
 }
 
+func TestSessionLogitsAreBitwiseEqualAtAnyGOMAXPROCS(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	eachShape(t, func(t *testing.T, c chainrule.Config) {
+		tr := newTrainer(t, c, 1, 90)
+		var want []uint32
+		for _, procs := range []int{1, 2, 4} {
+			runtime.GOMAXPROCS(procs)
+			s := newSession(t, tr, chainrule.SessionOptions{Batch: 2})
+			logits, err := s.Append(1, tr.tokens[:80])
+			require.NoError(t, err)
+			got := bits(logits)
+			for i := range 5 {
+				logits, err = s.Step([]int32{tr.tokens[i], tr.tokens[80+i]})
+				require.NoError(t, err)
+				got = append(got, bits(logits)...)
+			}
+			if want == nil {
+				want = got
+			}
+			requireSameBits(t, want, got, "GOMAXPROCS %d", procs)
+		}
+	})
+}
+
 func TestSessionTruncatedContinuesLikeAFreshOne(t *testing.T) {
 	tr := newTrainer(t, tinyShapes()["QK-norm"], 1, 40)
 	used := newSession(t, tr, chainrule.SessionOptions{MaxLen: 40})

@@ -178,6 +178,6 @@ func (ws *Workspace) Resize(B, T int) error {
 // own memory. Backward overwrites them with their gradient.
 func (ws *Workspace) Logits() []float32 { return ws.logits[:ws.B*ws.T*ws.config.VocabSize] }
 
-// Losses returns the losses [B,T] of the last Forward with targets, in the
-// Workspace's own memory; 0 where the target is ignored.
+// Losses returns the losses [B,T] of the last Forward, in the Workspace's own
+// memory; 0 where the target is ignored, and everywhere if there were none.
 func (ws *Workspace) Losses() []float32 { return ws.losses[:ws.B*ws.T] }

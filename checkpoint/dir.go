@@ -58,12 +58,12 @@ func LoadDir(dir string) (*chainrule.Model, error) {
 }
 
 func wantDir(dir string) error {
-	info, err := os.Stat(dir)
+	info, err := stat(dir)
 	if err != nil {
 		return err
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("%s: %w directory: it is a file or device", dir, ErrNotModel)
+		return fmt.Errorf("%s: %w: it is a file or device, want a directory", dir, ErrNotModel)
 	}
 	return nil
 }
@@ -108,15 +108,22 @@ func readModel(w *source, c chainrule.Config) (*chainrule.Model, error) {
 // a tokenizer for one, stay.
 //
 // If the directory has weights already, they are replaced at once when the new
-// ones are whole, and config.json is left as it is. It must describe the same
-// model: two files cannot be replaced at once, and so SaveDir would have to
-// leave neither model for an instant. Another model is an error.
+// ones are whole. A config.json that is there stays as it is. It must describe
+// the same model: two files cannot be replaced at once, and so SaveDir would
+// have to leave neither model for an instant. Another model is an error.
+//
+// It panics if m is nil.
 func SaveDir(dir string, m *chainrule.Model) error {
+	if m == nil {
+		panic("checkpoint: SaveDir: nil Model")
+	}
 	if err := makeDir(dir); err != nil {
 		return err
 	}
 	config, weights := filepath.Join(dir, configFile), filepath.Join(dir, weightsFile)
-	if _, err := os.Lstat(weights); err == nil {
+	_, noConfig := os.Lstat(config)
+	_, noWeights := os.Lstat(weights)
+	if noConfig == nil || noWeights == nil {
 		if err := wantSameModel(config, m.Config); err != nil {
 			return err
 		}
@@ -129,7 +136,7 @@ func SaveDir(dir string, m *chainrule.Model) error {
 func wantSameModel(config string, want chainrule.Config) error {
 	b, err := readSmall(config)
 	if err != nil {
-		return fmt.Errorf("there are weights already, but of what model: %w", err)
+		return fmt.Errorf("the directory has a model, but which: %w", err)
 	}
 	c, err := parseConfig(b)
 	if err == nil && c != want {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -432,6 +433,61 @@ func TestFileThatChangesWhileItIsRead(t *testing.T) {
 	s, err := open(path)
 	require.NoError(t, err)
 	require.NoError(t, s.close(nil))
+}
+
+// What is loaded meanwhile is the model or an error, never half of two.
+func TestLoadingAFileThatChanges(t *testing.T) {
+	m := newModel(t, tiny(), 1)
+	dir, llama2c := t.TempDir(), filepath.Join(t.TempDir(), "model.bin")
+	require.NoError(t, SaveDir(dir, m))
+	require.NoError(t, SaveLlama2c(llama2c, m, 0))
+	for path, load := range map[string]func() (*chainrule.Model, error){
+		filepath.Join(dir, configFile):  func() (*chainrule.Model, error) { return LoadDir(dir) },
+		filepath.Join(dir, weightsFile): func() (*chainrule.Model, error) { return LoadDir(dir) },
+		llama2c:                         func() (*chainrule.Model, error) { return LoadLlama2c(llama2c) },
+	} {
+		stop, stopped := make(chan bool), make(chan bool)
+		go func() {
+			defer close(stopped)
+			for at := oldTime; ; at = at.Add(time.Second) {
+				select {
+				case <-stop:
+					return
+				default:
+					os.Chtimes(path, at, at)
+				}
+			}
+		}()
+		changed, deadline := false, time.Now().Add(20*time.Second)
+		for !changed && time.Now().Before(deadline) {
+			got, err := load()
+			if err == nil {
+				requireSameModel(t, m, got)
+				continue
+			}
+			changed = true
+			require.Nil(t, got)
+			require.ErrorIs(t, err, ErrChanged)
+			require.ErrorContains(t, err, path)
+		}
+		close(stop)
+		<-stopped
+		require.True(t, changed, "%s changed all the time and nobody saw it", path)
+	}
+}
+
+func TestSaveDirLeavesTheConfigurationOfOtherWeights(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, configFile), string(marshalConfig(shapes["qwen2"])))
+	write(t, filepath.Join(dir, "model.safetensors.index.json"), "{}")
+	before := tree(t, dir)
+	require.ErrorContains(t, SaveDir(dir, newModel(t, tiny(), 1)), "another model")
+	require.Equal(t, before, tree(t, dir))
+
+	require.NoError(t, SaveDir(dir, newModel(t, shapes["qwen2"], 1)))
+	require.Equal(t, before[configFile], read(t, filepath.Join(dir, configFile)))
+	_, err := LoadDir(dir)
+	require.NoError(t, err)
 }
 
 func TestSaveDirReplacesWeightsOfTheSameModelOnly(t *testing.T) {

@@ -25,11 +25,8 @@ type source struct {
 
 // open opens a regular file. It never blocks, whatever path is.
 func open(path string) (*source, error) {
-	info, err := os.Stat(path)
+	info, err := stat(path)
 	if err != nil {
-		if errors.Is(err, syscall.ELOOP) {
-			return nil, fmt.Errorf("%s: %w: a loop of symbolic links", path, ErrNotModel)
-		}
 		return nil, err
 	}
 	if err := wantRegular(path, info); err != nil {
@@ -48,6 +45,14 @@ func open(path string) (*source, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+func stat(path string) (fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s: %w: a loop of symbolic links", path, ErrNotModel)
+	}
+	return info, err
 }
 
 func wantRegular(path string, info fs.FileInfo) error {

@@ -58,7 +58,12 @@ func readLlama2c(s *source) (*chainrule.Model, error) {
 // path when the new one is whole. The format has no room for QKNorm, QKVBias,
 // RopeScaling, a HeadDim other than Dim/NHeads, a RopeTheta other than 10000
 // or a NormEps other than 1e-5: a model with one of them is ErrUnsupported.
+//
+// It panics if m is nil.
 func SaveLlama2c(path string, m *chainrule.Model, version int) error {
+	if m == nil {
+		panic("checkpoint: SaveLlama2c: nil Model")
+	}
 	c := m.Config
 	for _, no := range []struct {
 		bad  bool

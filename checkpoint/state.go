@@ -516,7 +516,11 @@ func parseTrainer(b []byte) (*trainer, error) {
 	at := end - sumDigits
 	if at < len(sumBefore) || string(b[end:]) != sumAfter || string(b[at-len(sumBefore):at]) != sumBefore {
 		// Whether bytes are missing or changed at the end cannot be told.
-		return nil, explain(b, fmt.Errorf("%w (%w): it does not end with its checksum", ErrTruncated, ErrChecksum))
+		err := fmt.Errorf("%w (%w): it does not end with its checksum", ErrTruncated, ErrChecksum)
+		if is := explain(b, err); is != err {
+			err = fmt.Errorf("%w; %w", err, is)
+		}
+		return nil, err
 	}
 	blank := bytes.Clone(b)
 	copy(blank[at:end], strings.Repeat("0", sumDigits))

@@ -158,6 +158,13 @@ func TestADamagedStateFallsBackToAWholeOne(t *testing.T) {
 		"bad config": func(t *testing.T, p string) {
 			write(t, filepath.Join(p, configFile), strings.Replace(read(t, filepath.Join(p, configFile)), "10000.0", "10001.0", 1))
 		},
+		"zeroed trainer": func(t *testing.T, p string) { // what some file systems leave when power is lost
+			write(t, filepath.Join(p, trainerFile), strings.Repeat("\x00", len(read(t, filepath.Join(p, trainerFile)))))
+		},
+		"foreign trainer": func(t *testing.T, p string) { write(t, filepath.Join(p, trainerFile), "<html>404") },
+		"zeroed weights": func(t *testing.T, p string) {
+			write(t, filepath.Join(p, weightsFile), strings.Repeat("\x00", len(read(t, filepath.Join(p, weightsFile)))))
+		},
 		"empty trainer": func(t *testing.T, p string) { write(t, filepath.Join(p, trainerFile), "") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -227,6 +234,8 @@ func TestWrongArgumentsPanic(t *testing.T) {
 	s.Optimizer.M = s.Optimizer.M[1:]
 	require.PanicsWithValue(t, "checkpoint: SaveState: Optimizer is of another shape than Model", func() { SaveState(t.TempDir(), s) })
 	require.Panics(t, func() { SaveState(t.TempDir(), nil) })
+	require.PanicsWithValue(t, "checkpoint: SaveDir: nil Model", func() { SaveDir(t.TempDir(), nil) })
+	require.PanicsWithValue(t, "checkpoint: SaveLlama2c: nil Model", func() { SaveLlama2c(filepath.Join(t.TempDir(), "m"), nil, 0) })
 	s = newState(t, tiny(), 1)
 	s.Step = -1
 	require.Panics(t, func() { SaveState(t.TempDir(), s) })

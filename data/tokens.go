@@ -32,6 +32,7 @@ type FormatError struct {
 	Problem string // what was found and what was expected
 }
 
+// Error says what is wrong, in which field and at which byte.
 func (e *FormatError) Error() string {
 	return fmt.Sprintf("token file: %s at byte %d: %s", e.Field, e.Offset, e.Problem)
 }
@@ -168,7 +169,7 @@ func WriteTokens(path string, tokens []int32, vocab int) (err error) {
 	if err := f.Chmod(0o644); err != nil && runtime.GOOS != "windows" {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := fsync(f); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
@@ -180,6 +181,9 @@ func WriteTokens(path string, tokens []int32, vocab int) (err error) {
 	return syncDir(dir)
 }
 
+// fsync is Sync, but in tests.
+var fsync = (*os.File).Sync
+
 // syncDir makes a rename in dir last. Windows cannot sync a directory.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
@@ -190,5 +194,5 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	return d.Sync()
+	return fsync(d)
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -212,4 +214,37 @@ func checkTokens(t *testing.T, b []byte, vocab int) {
 	if !bytes.Equal(b, again) {
 		t.Fatal("the tokens are not those of the file")
 	}
+}
+
+// The new file is on the disk before it has its name, and the name before
+// WriteTokens returns.
+func TestWriteTokensSyncsTheFileThenItsName(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a directory cannot be synced")
+	}
+	path := filepath.Join(t.TempDir(), "tokens.bin")
+	require.NoError(t, WriteTokens(path, []int32{1}, 9))
+	old := fsync
+	defer func() { fsync = old }()
+	var synced []string
+	fsync = func(f *os.File) error {
+		info, err := f.Stat()
+		require.NoError(t, err)
+		there, err := ReadTokens(path, 9)
+		require.NoError(t, err)
+		synced = append(synced, fmt.Sprint(info.IsDir(), " while there is ", there))
+		if !info.IsDir() {
+			require.EqualValues(t, 1024+2*2, info.Size(), "synced before all was written")
+		}
+		return old(f)
+	}
+	require.NoError(t, WriteTokens(path, []int32{2, 3}, 9))
+	require.Equal(t, []string{"false while there is [1]", "true while there is [2 3]"}, synced)
+
+	broken := errors.New("broken disk")
+	fsync = func(*os.File) error { return broken }
+	require.ErrorIs(t, WriteTokens(path, []int32{4}, 9), broken)
+	there, err := ReadTokens(path, 9)
+	require.NoError(t, err)
+	require.Equal(t, []int32{2, 3}, there)
 }

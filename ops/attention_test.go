@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -120,6 +121,21 @@ func TestAttentionAndItsBackwardMatchFloat64(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Neither direction holds the scores of a sequence.
+func TestAttentionTakesNoMemoryThatGrowsAsTSquared(t *testing.T) {
+	const T, NH, HD = 2048, 2, 2
+	const scores = 4 * T * T // bytes of one head
+	r := newRand(9)
+	qkv, dout := random(r, T*3*NH*HD, 1), random(r, T*NH*HD, 1)
+	out, lse, dqkv := make([]float32, T*NH*HD), make([]float32, NH*T), make([]float32, T*3*NH*HD)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	Attention(out, lse, qkv, 1, T, NH, NH, HD)
+	AttentionBackward(dqkv, dout, lse, qkv, 1, T, NH, NH, HD)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(scores/2))
 }
 
 func TestAttentionWithLargeScoresIsFiniteAndRight(t *testing.T) {

@@ -13,9 +13,9 @@ import "unicode/utf8"
 // before it only; Stream relies on it. The bytes of a rune may be spread over
 // tokens, so the Decode of a part of a text need not be valid UTF-8.
 type Tokenizer interface {
-	Encode(text string) []int32
-	Decode(tokens []int32) string
-	VocabSize() int
+	Encode(text string) []int32   // text to ids
+	Decode(tokens []int32) string // ids to text
+	VocabSize() int               // the number of ids
 }
 
 // Byte is the tokenizer of 256 tokens, one for each byte: any text in any

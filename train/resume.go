@@ -24,6 +24,7 @@ type MismatchError struct {
 // Difference is a setting that has two values, both as JSON.
 type Difference struct{ Name, Saved, Given string }
 
+// Error lists every difference.
 func (e *MismatchError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "train: %s is of another run:", e.Path)
@@ -69,11 +70,19 @@ func Resume(dir string, c Config) (*Trainer, error) {
 		return nil, fmt.Errorf("train: %s is at step %d and batch %d, want 0 to Config.Steps %d and 0 or more",
 			path, state.Step, state.Position, c.Steps)
 	}
-	allowed := path
+	// Steps, batches and updates are counted together from the start of a run.
+	if state.Position/int64(c.Accumulate) != int64(state.Step) || state.Position%int64(c.Accumulate) != 0 || state.Optimizer.Step != state.Step {
+		return nil, fmt.Errorf("train: %s is of no run: step %d with batch %d and %d updates, want Accumulate %d batches and one update a step",
+			path, state.Step, state.Position, state.Optimizer.Step, c.Accumulate)
+	}
+	allowed, room := path, 2
 	if sameFile(c.Dir, dir) {
 		allowed = "*"
 	}
-	if err := prepareDir(c.Dir, allowed); err != nil {
+	if sameFile(c.Dir, filepath.Dir(path)) {
+		room = 1 // beside this one
+	}
+	if err := prepareDir(c, allowed, room); err != nil {
 		return nil, err
 	}
 	t, err := newTrainer(c, hyper, state.Optimizer)
@@ -149,10 +158,15 @@ func settings(model any, seed uint64, hyper json.RawMessage) (map[string]string,
 	return all, add("", hyper)
 }
 
-// prepareDir makes dir and checks that files can be written there, before a
-// step is taken that could not be saved. Checkpoints that are there already
-// must be allowed: "" is none of them, "*" all, else the one of that path.
-func prepareDir(dir, allowed string) error {
+// free is freeBytes, but in tests.
+var free = freeBytes
+
+// prepareDir makes c.Dir and checks that files can be written there, and that
+// there is room for so many checkpoints, before a step is taken that could not
+// be saved. Checkpoints that are there already must be allowed: "" is none of
+// them, "*" all, else the one of that path.
+func prepareDir(c Config, allowed string, room int) error {
+	dir := c.Dir
 	if dir == "" {
 		return nil
 	}
@@ -165,7 +179,7 @@ func prepareDir(dir, allowed string) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if n, ok := strings.CutPrefix(e.Name(), "checkpoint-"); ok && n != "" && strings.Trim(n, "0123456789") == "" &&
+		if n, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".old"), "checkpoint-"); ok && n != "" && strings.Trim(n, "0123456789") == "" &&
 			allowed != "*" && !sameFile(path, allowed) {
 			return fmt.Errorf("train: output directory: %s is there already: resume from it, or choose another directory: %w",
 				path, fs.ErrExist)
@@ -185,6 +199,11 @@ func prepareDir(dir, allowed string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("train: output directory: %w", err)
+	}
+	one := 12 * int64(c.Model.NumParams()) // the weights and two moments
+	if n, ok := free(dir); ok && n/int64(room) < one {
+		return fmt.Errorf("train: output directory: %s has room for %d bytes, want %d: a checkpoint has %d, and the old one stays until the new one is whole",
+			dir, n, int64(room)*one, one)
 	}
 	return nil
 }

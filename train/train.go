@@ -56,12 +56,14 @@ type NonFiniteError struct {
 	Value float64
 }
 
+// Error says which number of which step it is.
 func (e *NonFiniteError) Error() string {
 	return fmt.Sprintf("step %d: the %s is %v", e.Step, e.What, e.Value)
 }
 
 // New returns a Trainer at the start of a run. Beside Validate's, there is an
-// error if Dir cannot be written to, or holds checkpoints already: those of
+// error if Dir cannot be written to, has not the room for two checkpoints (an
+// old one stays until the new one is whole), or holds some already: those of
 // another run would be replaced.
 func New(c Config) (*Trainer, error) {
 	if err := c.Validate(); err != nil {
@@ -71,7 +73,7 @@ func New(c Config) (*Trainer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
-	if err := prepareDir(c.Dir, ""); err != nil {
+	if err := prepareDir(c, "", 2); err != nil {
 		return nil, err
 	}
 	hyper := json.RawMessage(nil)
@@ -223,6 +225,9 @@ func (t *Trainer) take() (Step, error) {
 	}
 	s.GradNorm = chainrule.GradNorm(t.grad)
 	if err := t.finite(s); err != nil {
+		if weight := finiteParams(s.Step, "weight ", t.c.Model.Params); weight != nil { // as it was loaded
+			err = fmt.Errorf("%w; %w", err, weight)
+		}
 		return s, fmt.Errorf("train: nothing was updated: %w", err)
 	}
 

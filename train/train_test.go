@@ -593,6 +593,7 @@ func TestACheckpointWithNaNLoadsAndStopsAtItsFirstStep(t *testing.T) {
 	require.NoError(t, err)
 	_, last, err := fail(t, context.Background(), tr)
 	require.ErrorContains(t, err, "step 4: the loss is NaN")
+	require.ErrorContains(t, err, "the weight rms_final[2] is NaN", "where it came from")
 	require.Equal(t, train.Step{Step: 3, Saved: bad}, last)
 }
 
@@ -696,6 +697,13 @@ func TestNewRefusesADirectoryBeforeTheFirstStep(t *testing.T) {
 	_, err = train.New(c)
 	require.ErrorIs(t, err, fs.ErrExist, "a new run does not replace an old one's checkpoints")
 	require.ErrorContains(t, err, path)
+	require.NoError(t, os.Rename(path, path+".old")) // as a save that was killed leaves it
+	_, err = train.New(c)
+	require.ErrorIs(t, err, fs.ErrExist)
+	require.ErrorContains(t, err, path+".old")
+	resumed, err := train.Resume(c.Dir, c)
+	require.NoError(t, err)
+	require.Equal(t, 2, resumed.Step())
 
 	if os.Geteuid() > 0 {
 		c.Dir = filepath.Join(dir, "locked")
@@ -706,6 +714,70 @@ func TestNewRefusesADirectoryBeforeTheFirstStep(t *testing.T) {
 	c.Dir = ""
 	_, err = newTrainer(t, c).Save()
 	require.ErrorContains(t, err, "Config.Dir is empty")
+}
+
+func TestAFullDiskIsSaidBeforeTheFirstStep(t *testing.T) {
+	c := newConfig(t)
+	c.Dir = t.TempDir()
+	if n, ok := train.FreeBytes(c.Dir); ok {
+		require.Positive(t, n)
+	}
+	bytes, known := int64(0), true
+	defer train.SetFree(func(dir string) (int64, bool) {
+		require.Equal(t, c.Dir, dir)
+		return bytes, known
+	})()
+	one := 12 * int64(shape.NumParams())
+	for _, bytes = range []int64{0, one, 2*one - 1} {
+		_, err := train.New(c)
+		require.EqualError(t, err, fmt.Sprintf("train: output directory: %s has room for %d bytes, want %d: "+
+			"a checkpoint has %d, and the old one stays until the new one is whole", c.Dir, bytes, 2*one, one))
+		left, err := os.ReadDir(c.Dir)
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
+	bytes = 2 * one
+	tr := newTrainer(t, c)
+	run(t, tr, 2)
+	path, err := tr.Save()
+	require.NoError(t, err)
+
+	bytes = one - 1
+	_, err = train.Resume(c.Dir, c)
+	require.ErrorContains(t, err, fmt.Sprintf("want %d: a checkpoint has %d", one, one))
+	bytes = one // beside the one that is there
+	for _, from := range []string{c.Dir, path} {
+		_, err = train.Resume(from, c)
+		require.NoError(t, err)
+	}
+	bytes, known = 0, false
+	_, err = train.Resume(c.Dir, c)
+	require.NoError(t, err)
+}
+
+func TestResumeRefusesCountsThatNoRunHas(t *testing.T) {
+	c := newConfig(t)
+	c.Dir, c.Accumulate = t.TempDir(), 2
+	tr := newTrainer(t, c)
+	run(t, tr, 3)
+	_, err := tr.Save()
+	require.NoError(t, err)
+	for _, change := range []func(s *checkpoint.State){
+		func(s *checkpoint.State) { s.Position = 7 },
+		func(s *checkpoint.State) { s.Position = 3 },
+		func(s *checkpoint.State) { s.Position = math.MaxInt64 },
+		func(s *checkpoint.State) { s.Optimizer.Step = 4 },
+		func(s *checkpoint.State) { s.Optimizer.Step = math.MaxInt },
+	} {
+		state, _, err := checkpoint.LoadState(c.Dir)
+		require.NoError(t, err)
+		change(state)
+		path, err := checkpoint.SaveState(t.TempDir(), state)
+		require.NoError(t, err)
+		_, err = train.Resume(path, c)
+		require.ErrorContains(t, err, "is of no run: step 3 with batch")
+		require.ErrorContains(t, err, path)
+	}
 }
 
 func TestResumeSaysWhatDiffers(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -663,17 +664,20 @@ func lengths(be backend.Backend, o Options) error {
 		{"LinearBackward with short w.Data", func() error { return be.LinearBackward(p.dx.v, nil, p.dy.v, p.x.v, &short, s.rows) }},
 		{"LinearBackward with negative rows", func() error { return be.LinearBackward(p.dx.v, p.dw.v, p.dy.v, p.x.v, p.m, -1) }},
 	} {
-		if !panics(c.f) {
+		if p := panics(c.f); p == nil {
 			return fmt.Errorf("%s does not panic", c.name)
+		} else if message, _ := p.(string); !strings.HasPrefix(message, "chainrule: ") {
+			return fmt.Errorf("%s panics with %v, want a string that begins with \"chainrule: \"", c.name, p)
 		}
 	}
 	return nil
 }
 
-func panics(f func() error) (did bool) {
-	defer func() { did = recover() != nil }()
+// panics returns what f panics with, or nil.
+func panics(f func() error) (with any) {
+	defer func() { with = recover() }()
 	_ = f()
-	return false
+	return nil
 }
 
 // closeTwice closes here, and check.run again.

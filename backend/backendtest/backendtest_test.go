@@ -16,32 +16,33 @@ import (
 
 // mistakes are what a backend may do wrong.
 type mistakes struct {
-	drop        string // "y", "dx" or "dw": leaves out the last product of a sum
-	float32Sums bool   // one sum, every product and sum rounded
-	overwriteDW bool
-	roundDW     bool // adds to dw product by product, in float32
-	addDX       bool
-	pastEnd     string // "y", "dx" or "dw": writes one too many, if there is memory
-	writeW      bool
-	writeX      bool
-	keepGen     bool // keeps weights although Gen changes
-	keepByGen   bool // keeps weights by Gen alone
-	keepData    bool // keeps the slice w.Data although Gen and Data change
-	skipZeros   bool
-	flushNaN    bool
-	spreadNaN   bool // a NaN in a row of x reaches the next row of y
-	readForNil  bool // reads x although dw is nil
-	needW       bool // reads w.Data although dx is nil
-	writeNil    bool // takes a nil dw for an error
-	shared      bool // one scratch memory for all callers
-	procs       bool // splits sums into GOMAXPROCS parts
-	address     bool // starts sums at a k that depends on the address
-	allocate    bool
-	acceptShort bool // computes what fits
-	exactLength bool // panics on longer slices
-	closeOnce   bool
-	fail        bool
-	failDX      bool
+	drop         string // "y", "dx" or "dw": leaves out the last product of a sum
+	float32Sums  bool   // one sum, every product and sum rounded
+	overwriteDW  bool
+	roundDW      bool // adds to dw product by product, in float32
+	addDX        bool
+	pastEnd      string // "y", "dx" or "dw": writes one too many, if there is memory
+	writeW       bool
+	writeX       bool
+	keepGen      bool // keeps weights although Gen changes
+	keepByGen    bool // keeps weights by Gen alone
+	keepData     bool // keeps the slice w.Data although Gen and Data change
+	skipZeros    bool
+	flushNaN     bool
+	spreadNaN    bool // a NaN in a row of x reaches the next row of y
+	readForNil   bool // reads x although dw is nil
+	needW        bool // reads w.Data although dx is nil
+	writeNil     bool // takes a nil dw for an error
+	shared       bool // one scratch memory for all callers
+	procs        bool // splits sums into GOMAXPROCS parts
+	address      bool // starts sums at a k that depends on the address
+	allocate     bool
+	acceptShort  bool // computes what fits
+	exactLength  bool // panics on longer slices
+	runtimePanic bool // leaves short slices to the runtime
+	closeOnce    bool
+	fail         bool
+	failDX       bool
 }
 
 // plain is the contract as three loops.
@@ -131,10 +132,13 @@ func (b *plain) product(name string, c []float32, m, n, k int, add bool, a, w fu
 
 func (b *plain) cut(s []float32, n int) []float32 {
 	if b.exactLength && len(s) != n {
-		panic("not the length")
+		panic("chainrule: not the length")
 	}
 	if b.acceptShort && len(s) < n {
 		return append(append([]float32(nil), s...), make([]float32, n-len(s))...)
+	}
+	if len(s) < n && !b.runtimePanic {
+		panic("chainrule: too short")
 	}
 	_ = s[:len(s):len(s)][:n]
 	return s[:n]
@@ -155,7 +159,7 @@ func (b *plain) Linear(y, x []float32, w *backend.Matrix, rows int) error {
 		sink = make([]float32, 9)
 	}
 	if rows < 0 {
-		panic("negative")
+		panic("chainrule: negative")
 	}
 	in, out := w.In, w.Out
 	y, x = b.cut(y, rows*out), b.cut(x, rows*in)
@@ -188,7 +192,7 @@ func (b *plain) Linear(y, x []float32, w *backend.Matrix, rows int) error {
 
 func (b *plain) LinearBackward(dx, dw, dy, x []float32, w *backend.Matrix, rows int) error {
 	if rows < 0 {
-		panic("negative")
+		panic("chainrule: negative")
 	}
 	if b.failDX {
 		return errors.New("the device is gone")
@@ -267,6 +271,7 @@ func TestMistakesFail(t *testing.T) {
 		{"sums by address", mistakes{address: true}, []string{"wherever"}},
 		{"allocates", mistakes{allocate: true}, []string{"allocation"}},
 		{"accepts short slices", mistakes{acceptShort: true}, []string{"longer"}},
+		{"leaves short slices to the runtime", mistakes{runtimePanic: true}, []string{"longer"}},
 		{"refuses longer slices", mistakes{exactLength: true}, []string{"longer"}},
 		{"fails at the second Close", mistakes{closeOnce: true}, []string{"twice"}},
 		{"fails forward", mistakes{fail: true}, []string{"exactly", "bound", "large", "Inf", "nil", "memory", "Gen",

@@ -62,6 +62,7 @@ type Error struct {
 	Detail string // what was found and what was expected
 }
 
+// Error says what is wrong, at which key and byte, and what was expected.
 func (e *Error) Error() string {
 	key := ""
 	if e.Key != "" {
@@ -70,6 +71,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("llama2c: %v%s at byte %d: %s", e.Err, key, e.Offset, e.Detail)
 }
 
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 func fail(err error, key string, offset int64, format string, args ...any) error {

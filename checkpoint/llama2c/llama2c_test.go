@@ -242,6 +242,8 @@ func badFiles(t require.TestingT) []badFile {
 		{"pickle", []byte("\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00(X\x10"), ErrNotModel, "", 0, "pickle"},
 		{"gzip", []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03abcdefghijklmnopqrstuvwxyz"), ErrNotModel, "", 0, "gzip"},
 		{"HTML", []byte("<!DOCTYPE html><html><title>404 Not Found</title>"), ErrNotModel, "", 0, "HTML"},
+		{"HTML behind empty lines", []byte("\n\n<!doctype html>\n<html><title>404 Not Found</title>"), ErrNotModel, "", 0, "HTML"},
+		{"XML", []byte("<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code>"), ErrNotModel, "", 0, "XML"},
 		{"Git LFS pointer", []byte("version https://git-lfs.github.com/spec/v1\noid sha256:0"), ErrNotModel, "", 0, "LFS"},
 		{"GGUF", []byte("GGUF\x03\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x20\x00\x00\x00"),
 			ErrNotModel, "", 0, "GGUF"},

@@ -36,6 +36,7 @@ type Error struct {
 	Detail string // what was found and what was expected
 }
 
+// Error says what is wrong, at which key and byte, and what was expected.
 func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "safetensors: %v", e.Err)
@@ -49,6 +50,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 func fail(err error, key string, offset int64, format string, args ...any) error {

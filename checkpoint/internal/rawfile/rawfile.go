@@ -44,9 +44,6 @@ func Foreign(head []byte) string {
 		{"\x28\xb5\x2f\xfd", "a zstd file (decompress it first)"},
 		{"\xfd7zXZ\x00", "an xz file (decompress it first)"},
 		{"version https://git-lfs", "a Git LFS pointer (fetch the file itself with git lfs pull)"},
-		{"<!DOCTYPE", "an HTML page (a failed download?)"},
-		{"<!doctype", "an HTML page (a failed download?)"},
-		{"<html", "an HTML page (a failed download?)"},
 		{"GGUF", "a GGUF file"},
 		{"24ka", "a llama2.c file"},
 		{"\x89HDF\r\n", "an HDF5 file"},
@@ -56,7 +53,12 @@ func Foreign(head []byte) string {
 			return f.is
 		}
 	}
+	text := bytes.ToLower(bytes.TrimLeft(head[:min(len(head), 64)], " \t\r\n"))
 	switch {
+	case bytes.HasPrefix(text, []byte("<!doctype")), bytes.HasPrefix(text, []byte("<html")):
+		return "an HTML page (a failed download?)"
+	case bytes.HasPrefix(text, []byte("<?xml")):
+		return "an XML document (a failed download?)"
 	case len(head) > 8 && head[8] == '{' && head[4]|head[5]|head[6]|head[7] == 0:
 		return "a safetensors file"
 	case len(head) >= 16 && len(bytes.Trim(head, "\x00")) == 0:
