@@ -131,3 +131,101 @@ func kernelDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
 		goDSoftmax(ds, p, dp, norm, mean, scale)
 	}
 }
+
+func kernelNormalize(y, x, w []float32, r float32) {
+	switch set {
+	case isa.AVX512:
+		normalizeAVX512(ptr(y), ptr(x), ptr(w), len(w), r)
+	case isa.AVX2:
+		normalizeAVX2(ptr(y), ptr(x), ptr(w), len(w), r)
+	default:
+		goNormalize(y, x, w, r)
+	}
+}
+
+func kernelNormalizeBackward(dx, dy, x, w []float32, r, c float32) {
+	switch set {
+	case isa.AVX512:
+		normalizeBackwardAVX512(ptr(dx), ptr(dy), ptr(x), ptr(w), len(w), r, c)
+	case isa.AVX2:
+		normalizeBackwardAVX2(ptr(dx), ptr(dy), ptr(x), ptr(w), len(w), r, c)
+	default:
+		goNormalizeBackward(dx, dy, x, w, r, c)
+	}
+}
+
+func kernelAddWide(sum []float64, x []float32) {
+	switch set {
+	case isa.AVX512:
+		addWideAVX512(ptr(sum), ptr(x), len(x))
+	case isa.AVX2:
+		addWideAVX2(ptr(sum), ptr(x), len(x))
+	default:
+		goAddWide(sum, x)
+	}
+}
+
+func kernelAddProducts(sum []float64, y, x []float32, r float32) {
+	switch set {
+	case isa.AVX512:
+		addProductsAVX512(ptr(sum), ptr(y), ptr(x), len(x), r)
+	case isa.AVX2:
+		addProductsAVX2(ptr(sum), ptr(y), ptr(x), len(x), r)
+	default:
+		goAddProducts(sum, y, x, r)
+	}
+}
+
+func kernelSwiglu(out, h1, h3 []float32) {
+	switch set {
+	case isa.AVX512:
+		swigluAVX512(ptr(out), ptr(h1), ptr(h3), len(h3))
+	case isa.AVX2:
+		swigluAVX2(ptr(out), ptr(h1), ptr(h3), len(h3))
+	default:
+		goSwiglu(out, h1, h3)
+	}
+}
+
+func kernelSwigluBackward(dh1, dh3, dout, h1, h3 []float32) {
+	switch set {
+	case isa.AVX512:
+		swigluBackwardAVX512(ptr(dh1), ptr(dh3), ptr(dout), ptr(h1), ptr(h3), len(h3))
+	case isa.AVX2:
+		swigluBackwardAVX2(ptr(dh1), ptr(dh3), ptr(dout), ptr(h1), ptr(h3), len(h3))
+	default:
+		goSwigluBackward(dh1, dh3, dout, h1, h3)
+	}
+}
+
+func kernelRope(x, cos, sin []float32, heads int, sign float32) {
+	switch set {
+	case isa.AVX512:
+		ropeAVX512(ptr(x), ptr(cos), ptr(sin), len(cos), heads, sign)
+	case isa.AVX2:
+		ropeAVX2(ptr(x), ptr(cos), ptr(sin), len(cos), heads, sign)
+	default:
+		goRope(x, cos, sin, heads, sign)
+	}
+}
+
+func kernelAdamW(p, g, m, v []float32, f *AdamW) {
+	switch set {
+	case isa.AVX512:
+		adamWAVX512(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale)
+	case isa.AVX2:
+		adamWAVX2(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale)
+	default:
+		goAdamW(p, g, m, v, f)
+	}
+}
+func kernelAdamTraffic(p, g, m, v []float32) {
+	switch set {
+	case isa.AVX512:
+		adamTrafficAVX512(ptr(p), ptr(g), ptr(m), ptr(v), len(v))
+	case isa.AVX2:
+		adamTrafficAVX2(ptr(p), ptr(g), ptr(m), ptr(v), len(v))
+	default:
+		goAdamTraffic(p, g, m, v)
+	}
+}

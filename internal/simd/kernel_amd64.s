@@ -1338,6 +1338,927 @@ done:
 	VZEROUPPER
 	RET
 
+// func normalizeAVX2(y *float32, x *float32, w *float32, n int, r float32)
+// Requires: AVX
+TEXT ·normalizeAVX2(SB), NOSPLIT, $0-36
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS r+32(FP), Y0
+	XORQ         SI, SI
+
+by4:
+	CMPQ    BX, $+32
+	JLT     by4end
+	VMOVUPS (CX)(SI*1), Y1
+	VMOVUPS (DX)(SI*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, (AX)(SI*1)
+	VMOVUPS 32(CX)(SI*1), Y1
+	VMOVUPS 32(DX)(SI*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 32(AX)(SI*1)
+	VMOVUPS 64(CX)(SI*1), Y1
+	VMOVUPS 64(DX)(SI*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 64(AX)(SI*1)
+	VMOVUPS 96(CX)(SI*1), Y1
+	VMOVUPS 96(DX)(SI*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, 96(AX)(SI*1)
+	ADDQ    $+128, SI
+	SUBQ    $+32, BX
+	JMP     by4
+
+by4end:
+by1:
+	CMPQ    BX, $+8
+	JLT     by1end
+	VMOVUPS (CX)(SI*1), Y1
+	VMOVUPS (DX)(SI*1), Y2
+	VMULPS  Y0, Y1, Y1
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, (AX)(SI*1)
+	ADDQ    $+32, SI
+	SUBQ    $+8, BX
+	JMP     by1
+
+by1end:
+	TESTQ      BX, BX
+	JZ         done
+	LEAQ       tails<>+32(SB), DI
+	SHLQ       $0x02, BX
+	SUBQ       BX, DI
+	VMOVDQU    (DI), Y1
+	VMASKMOVPS (CX)(SI*1), Y1, Y2
+	VMASKMOVPS (DX)(SI*1), Y1, Y3
+	VMULPS     Y0, Y2, Y2
+	VMULPS     Y3, Y2, Y2
+	VMASKMOVPS Y2, Y1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normalizeBackwardAVX2(dx *float32, dy *float32, x *float32, w *float32, n int, r float32, c float32)
+// Requires: AVX, FMA3
+TEXT ·normalizeBackwardAVX2(SB), NOSPLIT, $0-48
+	MOVQ         dx+0(FP), AX
+	MOVQ         dy+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         w+24(FP), BX
+	MOVQ         n+32(FP), SI
+	VBROADCASTSS r+40(FP), Y0
+	VBROADCASTSS c+44(FP), Y1
+	XORQ         DI, DI
+
+by2:
+	CMPQ         SI, $+16
+	JLT          by2end
+	VMOVUPS      (DX)(DI*1), Y2
+	VMOVUPS      (BX)(DI*1), Y3
+	VMOVUPS      (CX)(DI*1), Y4
+	VMOVUPS      (AX)(DI*1), Y5
+	VMULPS       Y0, Y2, Y2
+	VMULPS       Y3, Y4, Y4
+	VFNMADD231PS Y2, Y1, Y4
+	VFMADD231PS  Y4, Y0, Y5
+	VMOVUPS      Y5, (AX)(DI*1)
+	VMOVUPS      32(DX)(DI*1), Y2
+	VMOVUPS      32(BX)(DI*1), Y3
+	VMOVUPS      32(CX)(DI*1), Y4
+	VMOVUPS      32(AX)(DI*1), Y5
+	VMULPS       Y0, Y2, Y2
+	VMULPS       Y3, Y4, Y4
+	VFNMADD231PS Y2, Y1, Y4
+	VFMADD231PS  Y4, Y0, Y5
+	VMOVUPS      Y5, 32(AX)(DI*1)
+	ADDQ         $+64, DI
+	SUBQ         $+16, SI
+	JMP          by2
+
+by2end:
+by1:
+	CMPQ         SI, $+8
+	JLT          by1end
+	VMOVUPS      (DX)(DI*1), Y2
+	VMOVUPS      (BX)(DI*1), Y3
+	VMOVUPS      (CX)(DI*1), Y4
+	VMOVUPS      (AX)(DI*1), Y5
+	VMULPS       Y0, Y2, Y2
+	VMULPS       Y3, Y4, Y4
+	VFNMADD231PS Y2, Y1, Y4
+	VFMADD231PS  Y4, Y0, Y5
+	VMOVUPS      Y5, (AX)(DI*1)
+	ADDQ         $+32, DI
+	SUBQ         $+8, SI
+	JMP          by1
+
+by1end:
+	TESTQ        SI, SI
+	JZ           done
+	LEAQ         tails<>+32(SB), R8
+	SHLQ         $0x02, SI
+	SUBQ         SI, R8
+	VMOVDQU      (R8), Y2
+	VMASKMOVPS   (DX)(DI*1), Y2, Y3
+	VMASKMOVPS   (BX)(DI*1), Y2, Y4
+	VMASKMOVPS   (CX)(DI*1), Y2, Y5
+	VMASKMOVPS   (AX)(DI*1), Y2, Y6
+	VMULPS       Y0, Y3, Y3
+	VMULPS       Y4, Y5, Y5
+	VFNMADD231PS Y3, Y1, Y5
+	VFMADD231PS  Y5, Y0, Y6
+	VMASKMOVPS   Y6, Y2, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addWideAVX2(sum *float64, x *float32, n int)
+// Requires: AVX
+TEXT ·addWideAVX2(SB), NOSPLIT, $0-24
+	MOVQ sum+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+	XORQ BX, BX
+
+by2:
+	CMPQ      DX, $+16
+	JLT       by2end
+	VCVTPS2PD (CX)(BX*1), Y0
+	VCVTPS2PD 16(CX)(BX*1), Y1
+	VADDPD    (AX)(BX*2), Y0, Y0
+	VADDPD    32(AX)(BX*2), Y1, Y1
+	VMOVUPD   Y0, (AX)(BX*2)
+	VMOVUPD   Y1, 32(AX)(BX*2)
+	VCVTPS2PD 32(CX)(BX*1), Y0
+	VCVTPS2PD 48(CX)(BX*1), Y1
+	VADDPD    64(AX)(BX*2), Y0, Y0
+	VADDPD    96(AX)(BX*2), Y1, Y1
+	VMOVUPD   Y0, 64(AX)(BX*2)
+	VMOVUPD   Y1, 96(AX)(BX*2)
+	ADDQ      $+64, BX
+	SUBQ      $+16, DX
+	JMP       by2
+
+by2end:
+by1:
+	CMPQ      DX, $+8
+	JLT       by1end
+	VCVTPS2PD (CX)(BX*1), Y0
+	VCVTPS2PD 16(CX)(BX*1), Y1
+	VADDPD    (AX)(BX*2), Y0, Y0
+	VADDPD    32(AX)(BX*2), Y1, Y1
+	VMOVUPD   Y0, (AX)(BX*2)
+	VMOVUPD   Y1, 32(AX)(BX*2)
+	ADDQ      $+32, BX
+	SUBQ      $+8, DX
+	JMP       by1
+
+by1end:
+	TESTQ        DX, DX
+	JZ           done
+	LEAQ         tails<>+32(SB), SI
+	SHLQ         $0x02, DX
+	SUBQ         DX, SI
+	VMOVDQU      (SI), Y0
+	VMASKMOVPS   (CX)(BX*1), Y0, Y0
+	VCVTPS2PD    X0, Y1
+	VEXTRACTF128 $0x01, Y0, X0
+	VCVTPS2PD    X0, Y0
+	VADDPD       (AX)(BX*2), Y1, Y1
+	VADDPD       32(AX)(BX*2), Y0, Y0
+	VMOVUPD      Y1, (AX)(BX*2)
+	VMOVUPD      Y0, 32(AX)(BX*2)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addProductsAVX2(sum *float64, y *float32, x *float32, n int, r float32)
+// Requires: AVX, FMA3
+TEXT ·addProductsAVX2(SB), NOSPLIT, $0-36
+	MOVQ         sum+0(FP), AX
+	MOVQ         y+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         n+24(FP), BX
+	VBROADCASTSS r+32(FP), Y0
+	XORQ         SI, SI
+
+by2:
+	CMPQ         BX, $+16
+	JLT          by2end
+	VMOVUPS      (DX)(SI*1), Y1
+	VMULPS       Y0, Y1, Y1
+	VCVTPS2PD    X1, Y2
+	VEXTRACTF128 $0x01, Y1, X1
+	VCVTPS2PD    X1, Y1
+	VCVTPS2PD    (CX)(SI*1), Y3
+	VCVTPS2PD    16(CX)(SI*1), Y4
+	VFMADD213PD  (AX)(SI*2), Y3, Y2
+	VFMADD213PD  32(AX)(SI*2), Y4, Y1
+	VMOVUPD      Y2, (AX)(SI*2)
+	VMOVUPD      Y1, 32(AX)(SI*2)
+	VMOVUPS      32(DX)(SI*1), Y1
+	VMULPS       Y0, Y1, Y1
+	VCVTPS2PD    X1, Y2
+	VEXTRACTF128 $0x01, Y1, X1
+	VCVTPS2PD    X1, Y1
+	VCVTPS2PD    32(CX)(SI*1), Y3
+	VCVTPS2PD    48(CX)(SI*1), Y4
+	VFMADD213PD  64(AX)(SI*2), Y3, Y2
+	VFMADD213PD  96(AX)(SI*2), Y4, Y1
+	VMOVUPD      Y2, 64(AX)(SI*2)
+	VMOVUPD      Y1, 96(AX)(SI*2)
+	ADDQ         $+64, SI
+	SUBQ         $+16, BX
+	JMP          by2
+
+by2end:
+by1:
+	CMPQ         BX, $+8
+	JLT          by1end
+	VMOVUPS      (DX)(SI*1), Y1
+	VMULPS       Y0, Y1, Y1
+	VCVTPS2PD    X1, Y2
+	VEXTRACTF128 $0x01, Y1, X1
+	VCVTPS2PD    X1, Y1
+	VCVTPS2PD    (CX)(SI*1), Y3
+	VCVTPS2PD    16(CX)(SI*1), Y4
+	VFMADD213PD  (AX)(SI*2), Y3, Y2
+	VFMADD213PD  32(AX)(SI*2), Y4, Y1
+	VMOVUPD      Y2, (AX)(SI*2)
+	VMOVUPD      Y1, 32(AX)(SI*2)
+	ADDQ         $+32, SI
+	SUBQ         $+8, BX
+	JMP          by1
+
+by1end:
+	TESTQ        BX, BX
+	JZ           done
+	LEAQ         tails<>+32(SB), DI
+	SHLQ         $0x02, BX
+	SUBQ         BX, DI
+	VMOVDQU      (DI), Y1
+	VMASKMOVPS   (DX)(SI*1), Y1, Y2
+	VMULPS       Y0, Y2, Y2
+	VCVTPS2PD    X2, Y0
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VMASKMOVPS   (CX)(SI*1), Y1, Y1
+	VCVTPS2PD    X1, Y3
+	VEXTRACTF128 $0x01, Y1, X1
+	VCVTPS2PD    X1, Y1
+	VFMADD213PD  (AX)(SI*2), Y3, Y0
+	VFMADD213PD  32(AX)(SI*2), Y1, Y2
+	VMOVUPD      Y0, (AX)(SI*2)
+	VMOVUPD      Y2, 32(AX)(SI*2)
+
+done:
+	VZEROUPPER
+	RET
+
+// func swigluAVX2(out *float32, h1 *float32, h3 *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·swigluAVX2(SB), NOSPLIT, $0-32
+	MOVQ   out+0(FP), AX
+	MOVQ   h1+8(FP), CX
+	MOVQ   h3+16(FP), DX
+	MOVQ   n+24(FP), BX
+	VXORPS Y0, Y0, Y0
+	XORQ   SI, SI
+
+by2:
+	CMPQ         BX, $+16
+	JLT          by2end
+	VMOVUPS      (CX)(SI*1), Y1
+	VSUBPS       Y1, Y0, Y2
+	VMOVUPS      cc2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      c42b20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMULPS       c3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VFNMADD231PS c3f318000<>+0(SB), Y3, Y2
+	VFNMADD231PS cb95e8083<>+0(SB), Y3, Y2
+	VMOVAPS      c3ab526b1<>+0(SB), Y4
+	VFMADD213PS  c3c091cc7<>+0(SB), Y2, Y4
+	VFMADD213PS  c3d2aac58<>+0(SB), Y2, Y4
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y2, Y4
+	VFMADD213PS  c3efffffe<>+0(SB), Y2, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y2, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y2, Y4
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y2
+	VPSUBD       Y2, Y3, Y3
+	VPADDD       c0000007f<>+0(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVAPS      Y4, Y2
+	VADDPS       c3f800000<>+0(SB), Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMOVUPS      (DX)(SI*1), Y2
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (AX)(SI*1)
+	VMOVUPS      32(CX)(SI*1), Y1
+	VSUBPS       Y1, Y0, Y2
+	VMOVUPS      cc2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      c42b20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMULPS       c3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VFNMADD231PS c3f318000<>+0(SB), Y3, Y2
+	VFNMADD231PS cb95e8083<>+0(SB), Y3, Y2
+	VMOVAPS      c3ab526b1<>+0(SB), Y4
+	VFMADD213PS  c3c091cc7<>+0(SB), Y2, Y4
+	VFMADD213PS  c3d2aac58<>+0(SB), Y2, Y4
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y2, Y4
+	VFMADD213PS  c3efffffe<>+0(SB), Y2, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y2, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y2, Y4
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y2
+	VPSUBD       Y2, Y3, Y3
+	VPADDD       c0000007f<>+0(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVAPS      Y4, Y2
+	VADDPS       c3f800000<>+0(SB), Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMOVUPS      32(DX)(SI*1), Y2
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(AX)(SI*1)
+	ADDQ         $+64, SI
+	SUBQ         $+16, BX
+	JMP          by2
+
+by2end:
+by1:
+	CMPQ         BX, $+8
+	JLT          by1end
+	VMOVUPS      (CX)(SI*1), Y1
+	VSUBPS       Y1, Y0, Y2
+	VMOVUPS      cc2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      c42b20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMULPS       c3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VFNMADD231PS c3f318000<>+0(SB), Y3, Y2
+	VFNMADD231PS cb95e8083<>+0(SB), Y3, Y2
+	VMOVAPS      c3ab526b1<>+0(SB), Y4
+	VFMADD213PS  c3c091cc7<>+0(SB), Y2, Y4
+	VFMADD213PS  c3d2aac58<>+0(SB), Y2, Y4
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y2, Y4
+	VFMADD213PS  c3efffffe<>+0(SB), Y2, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y2, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y2, Y4
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y2
+	VPSUBD       Y2, Y3, Y3
+	VPADDD       c0000007f<>+0(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVAPS      Y4, Y2
+	VADDPS       c3f800000<>+0(SB), Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMOVUPS      (DX)(SI*1), Y2
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (AX)(SI*1)
+	ADDQ         $+32, SI
+	SUBQ         $+8, BX
+	JMP          by1
+
+by1end:
+	TESTQ        BX, BX
+	JZ           done
+	LEAQ         tails<>+32(SB), DI
+	SHLQ         $0x02, BX
+	SUBQ         BX, DI
+	VMOVDQU      (DI), Y1
+	VMASKMOVPS   (CX)(SI*1), Y1, Y2
+	VSUBPS       Y2, Y0, Y0
+	VMOVUPS      cc2d00000<>+0(SB), Y3
+	VMAXPS       Y0, Y3, Y0
+	VMOVUPS      c42b20000<>+0(SB), Y3
+	VMINPS       Y0, Y3, Y0
+	VMULPS       c3fb8aa3b<>+0(SB), Y0, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VFNMADD231PS c3f318000<>+0(SB), Y3, Y0
+	VFNMADD231PS cb95e8083<>+0(SB), Y3, Y0
+	VMOVAPS      c3ab526b1<>+0(SB), Y4
+	VFMADD213PS  c3c091cc7<>+0(SB), Y0, Y4
+	VFMADD213PS  c3d2aac58<>+0(SB), Y0, Y4
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y0, Y4
+	VFMADD213PS  c3efffffe<>+0(SB), Y0, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y0, Y4
+	VFMADD213PS  c3f800000<>+0(SB), Y0, Y4
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y0
+	VPSUBD       Y0, Y3, Y3
+	VPADDD       c0000007f<>+0(SB), Y0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y4, Y4
+	VMOVAPS      Y4, Y0
+	VADDPS       c3f800000<>+0(SB), Y0, Y0
+	VDIVPS       Y0, Y2, Y2
+	VMASKMOVPS   (DX)(SI*1), Y1, Y0
+	VMULPS       Y0, Y2, Y2
+	VMASKMOVPS   Y2, Y1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func swigluBackwardAVX2(dh1 *float32, dh3 *float32, dout *float32, h1 *float32, h3 *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·swigluBackwardAVX2(SB), NOSPLIT, $0-48
+	MOVQ         dh1+0(FP), AX
+	MOVQ         dh3+8(FP), CX
+	MOVQ         dout+16(FP), DX
+	MOVQ         h1+24(FP), BX
+	MOVQ         h3+32(FP), SI
+	MOVQ         n+40(FP), DI
+	VXORPS       Y0, Y0, Y0
+	VBROADCASTSS c3f800000<>+0(SB), Y1
+	XORQ         R8, R8
+
+by2:
+	CMPQ         DI, $+16
+	JLT          by2end
+	VMOVUPS      (BX)(R8*1), Y2
+	VSUBPS       Y2, Y0, Y3
+	VMOVUPS      cc2d00000<>+0(SB), Y4
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      c42b20000<>+0(SB), Y4
+	VMINPS       Y3, Y4, Y3
+	VMULPS       c3fb8aa3b<>+0(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VFNMADD231PS c3f318000<>+0(SB), Y4, Y3
+	VFNMADD231PS cb95e8083<>+0(SB), Y4, Y3
+	VMOVAPS      c3ab526b1<>+0(SB), Y5
+	VFMADD213PS  c3c091cc7<>+0(SB), Y3, Y5
+	VFMADD213PS  c3d2aac58<>+0(SB), Y3, Y5
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y3, Y5
+	VFMADD213PS  c3efffffe<>+0(SB), Y3, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y3, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y3, Y5
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y3
+	VPSUBD       Y3, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y5, Y5
+	VPADDD       c0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VMOVAPS      Y5, Y3
+	VADDPS       Y1, Y3, Y3
+	VDIVPS       Y3, Y1, Y4
+	VSUBPS       Y4, Y1, Y3
+	VFMADD213PS  Y1, Y2, Y3
+	VMOVUPS      (DX)(R8*1), Y5
+	VMOVUPS      (SI)(R8*1), Y6
+	VMULPS       Y5, Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VMOVUPS      Y2, (CX)(R8*1)
+	VMULPS       Y6, Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VMOVUPS      Y5, (AX)(R8*1)
+	VMOVUPS      32(BX)(R8*1), Y2
+	VSUBPS       Y2, Y0, Y3
+	VMOVUPS      cc2d00000<>+0(SB), Y4
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      c42b20000<>+0(SB), Y4
+	VMINPS       Y3, Y4, Y3
+	VMULPS       c3fb8aa3b<>+0(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VFNMADD231PS c3f318000<>+0(SB), Y4, Y3
+	VFNMADD231PS cb95e8083<>+0(SB), Y4, Y3
+	VMOVAPS      c3ab526b1<>+0(SB), Y5
+	VFMADD213PS  c3c091cc7<>+0(SB), Y3, Y5
+	VFMADD213PS  c3d2aac58<>+0(SB), Y3, Y5
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y3, Y5
+	VFMADD213PS  c3efffffe<>+0(SB), Y3, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y3, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y3, Y5
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y3
+	VPSUBD       Y3, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y5, Y5
+	VPADDD       c0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VMOVAPS      Y5, Y3
+	VADDPS       Y1, Y3, Y3
+	VDIVPS       Y3, Y1, Y4
+	VSUBPS       Y4, Y1, Y3
+	VFMADD213PS  Y1, Y2, Y3
+	VMOVUPS      32(DX)(R8*1), Y5
+	VMOVUPS      32(SI)(R8*1), Y6
+	VMULPS       Y5, Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VMOVUPS      Y2, 32(CX)(R8*1)
+	VMULPS       Y6, Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VMOVUPS      Y5, 32(AX)(R8*1)
+	ADDQ         $+64, R8
+	SUBQ         $+16, DI
+	JMP          by2
+
+by2end:
+by1:
+	CMPQ         DI, $+8
+	JLT          by1end
+	VMOVUPS      (BX)(R8*1), Y2
+	VSUBPS       Y2, Y0, Y3
+	VMOVUPS      cc2d00000<>+0(SB), Y4
+	VMAXPS       Y3, Y4, Y3
+	VMOVUPS      c42b20000<>+0(SB), Y4
+	VMINPS       Y3, Y4, Y3
+	VMULPS       c3fb8aa3b<>+0(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VFNMADD231PS c3f318000<>+0(SB), Y4, Y3
+	VFNMADD231PS cb95e8083<>+0(SB), Y4, Y3
+	VMOVAPS      c3ab526b1<>+0(SB), Y5
+	VFMADD213PS  c3c091cc7<>+0(SB), Y3, Y5
+	VFMADD213PS  c3d2aac58<>+0(SB), Y3, Y5
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y3, Y5
+	VFMADD213PS  c3efffffe<>+0(SB), Y3, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y3, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y3, Y5
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y3
+	VPSUBD       Y3, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y3, Y5, Y5
+	VPADDD       c0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VMOVAPS      Y5, Y3
+	VADDPS       Y1, Y3, Y3
+	VDIVPS       Y3, Y1, Y4
+	VSUBPS       Y4, Y1, Y3
+	VFMADD213PS  Y1, Y2, Y3
+	VMOVUPS      (DX)(R8*1), Y5
+	VMOVUPS      (SI)(R8*1), Y6
+	VMULPS       Y5, Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VMOVUPS      Y2, (CX)(R8*1)
+	VMULPS       Y6, Y5, Y5
+	VMULPS       Y4, Y5, Y5
+	VMULPS       Y3, Y5, Y5
+	VMOVUPS      Y5, (AX)(R8*1)
+	ADDQ         $+32, R8
+	SUBQ         $+8, DI
+	JMP          by1
+
+by1end:
+	TESTQ        DI, DI
+	JZ           done
+	LEAQ         tails<>+32(SB), R9
+	SHLQ         $0x02, DI
+	SUBQ         DI, R9
+	VMOVDQU      (R9), Y2
+	VMASKMOVPS   (BX)(R8*1), Y2, Y3
+	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      cc2d00000<>+0(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMOVUPS      c42b20000<>+0(SB), Y4
+	VMINPS       Y0, Y4, Y0
+	VMULPS       c3fb8aa3b<>+0(SB), Y0, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VFNMADD231PS c3f318000<>+0(SB), Y4, Y0
+	VFNMADD231PS cb95e8083<>+0(SB), Y4, Y0
+	VMOVAPS      c3ab526b1<>+0(SB), Y5
+	VFMADD213PS  c3c091cc7<>+0(SB), Y0, Y5
+	VFMADD213PS  c3d2aac58<>+0(SB), Y0, Y5
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y0, Y5
+	VFMADD213PS  c3efffffe<>+0(SB), Y0, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y0, Y5
+	VFMADD213PS  c3f800000<>+0(SB), Y0, Y5
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y0
+	VPSUBD       Y0, Y4, Y4
+	VPADDD       c0000007f<>+0(SB), Y0, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y5, Y5
+	VPADDD       c0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VMOVAPS      Y5, Y0
+	VADDPS       Y1, Y0, Y0
+	VDIVPS       Y0, Y1, Y4
+	VSUBPS       Y4, Y1, Y0
+	VFMADD213PS  Y1, Y3, Y0
+	VMASKMOVPS   (DX)(R8*1), Y2, Y1
+	VMASKMOVPS   (SI)(R8*1), Y2, Y5
+	VMULPS       Y1, Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VMASKMOVPS   Y3, Y2, (CX)(R8*1)
+	VMULPS       Y5, Y1, Y1
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y0, Y1, Y1
+	VMASKMOVPS   Y1, Y2, (AX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func ropeAVX2(x *float32, cos *float32, sin *float32, pairs int, heads int, sign float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·ropeAVX2(SB), NOSPLIT, $0-44
+	MOVQ         x+0(FP), AX
+	MOVQ         cos+8(FP), CX
+	MOVQ         sin+16(FP), DX
+	MOVQ         pairs+24(FP), BX
+	MOVQ         heads+32(FP), SI
+	VBROADCASTSS sign+40(FP), Y0
+	MOVQ         BX, DI
+	ANDQ         $0x03, DI
+	LEAQ         tails<>+32(SB), R8
+	MOVQ         DI, R9
+	SHLQ         $0x02, R9
+	SUBQ         R9, R8
+	VMOVDQU      (R8), Y1
+	ADDQ         DI, DI
+	LEAQ         tails<>+32(SB), R8
+	SHLQ         $0x02, DI
+	SUBQ         DI, R8
+	VMOVDQU      (R8), Y2
+
+head:
+	TESTQ SI, SI
+	JZ    done
+	XORQ  DI, DI
+	MOVQ  BX, R8
+
+vector:
+	CMPQ           R8, $0x04
+	JLT            rest
+	VMOVUPS        (AX)(DI*2), Y3
+	VPMOVZXDQ      (CX)(DI*1), Y4
+	VMOVSLDUP      Y4, Y4
+	VPMOVZXDQ      (DX)(DI*1), Y5
+	VMOVSLDUP      Y5, Y5
+	VMULPS         Y0, Y5, Y5
+	VPERMILPS      $0xb1, Y3, Y6
+	VMULPS         Y5, Y6, Y6
+	VFMADDSUB213PS Y6, Y4, Y3
+	VMOVUPS        Y3, (AX)(DI*2)
+	ADDQ           $0x10, DI
+	SUBQ           $0x04, R8
+	JMP            vector
+
+rest:
+	TESTQ          R8, R8
+	JZ             next
+	VMASKMOVPS     (AX)(DI*2), Y2, Y3
+	VMASKMOVPS     (CX)(DI*1), X1, X4
+	VPMOVZXDQ      X4, Y4
+	VMOVSLDUP      Y4, Y4
+	VMASKMOVPS     (DX)(DI*1), X1, X5
+	VPMOVZXDQ      X5, Y5
+	VMOVSLDUP      Y5, Y5
+	VMULPS         Y0, Y5, Y5
+	VPERMILPS      $0xb1, Y3, Y6
+	VMULPS         Y5, Y6, Y6
+	VFMADDSUB213PS Y6, Y4, Y3
+	VMASKMOVPS     Y3, Y2, (AX)(DI*2)
+
+next:
+	LEAQ (AX)(BX*8), AX
+	DECQ SI
+	JMP  head
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+// Requires: AVX, FMA3
+TEXT ·adamWAVX2(SB), NOSPLIT, $0-48
+	MOVQ         p+0(FP), AX
+	MOVQ         grad+8(FP), CX
+	MOVQ         m+16(FP), DX
+	MOVQ         v+24(FP), BX
+	MOVQ         n+32(FP), SI
+	MOVQ         f+40(FP), DI
+	VBROADCASTSS (DI), Y0
+	VBROADCASTSS 4(DI), Y1
+	VBROADCASTSS 8(DI), Y2
+	VBROADCASTSS 12(DI), Y3
+	VBROADCASTSS 16(DI), Y4
+	VBROADCASTSS 20(DI), Y5
+	VBROADCASTSS 24(DI), Y6
+	VBROADCASTSS 28(DI), Y7
+	VBROADCASTSS 32(DI), Y8
+	XORQ         DI, DI
+
+by2:
+	CMPQ        SI, $+16
+	JLT         by2end
+	VMOVUPS     (CX)(DI*1), Y9
+	VMOVUPS     (DX)(DI*1), Y10
+	VMOVUPS     (BX)(DI*1), Y11
+	VMULPS      Y0, Y9, Y9
+	VMULPS      Y2, Y9, Y12
+	VFMADD213PS Y12, Y1, Y10
+	VMOVUPS     Y10, (DX)(DI*1)
+	VMULPS      Y9, Y9, Y9
+	VMULPS      Y4, Y9, Y9
+	VFMADD213PS Y9, Y3, Y11
+	VMOVUPS     Y11, (BX)(DI*1)
+	VSQRTPS     Y11, Y11
+	VFMADD213PS Y8, Y7, Y11
+	VMULPS      Y6, Y10, Y10
+	VDIVPS      Y11, Y10, Y10
+	VMOVUPS     (AX)(DI*1), Y9
+	VFMADD231PS Y9, Y5, Y10
+	VSUBPS      Y10, Y9, Y9
+	VMOVUPS     Y9, (AX)(DI*1)
+	VMOVUPS     32(CX)(DI*1), Y9
+	VMOVUPS     32(DX)(DI*1), Y10
+	VMOVUPS     32(BX)(DI*1), Y11
+	VMULPS      Y0, Y9, Y9
+	VMULPS      Y2, Y9, Y12
+	VFMADD213PS Y12, Y1, Y10
+	VMOVUPS     Y10, 32(DX)(DI*1)
+	VMULPS      Y9, Y9, Y9
+	VMULPS      Y4, Y9, Y9
+	VFMADD213PS Y9, Y3, Y11
+	VMOVUPS     Y11, 32(BX)(DI*1)
+	VSQRTPS     Y11, Y11
+	VFMADD213PS Y8, Y7, Y11
+	VMULPS      Y6, Y10, Y10
+	VDIVPS      Y11, Y10, Y10
+	VMOVUPS     32(AX)(DI*1), Y9
+	VFMADD231PS Y9, Y5, Y10
+	VSUBPS      Y10, Y9, Y9
+	VMOVUPS     Y9, 32(AX)(DI*1)
+	ADDQ        $+64, DI
+	SUBQ        $+16, SI
+	JMP         by2
+
+by2end:
+by1:
+	CMPQ        SI, $+8
+	JLT         by1end
+	VMOVUPS     (CX)(DI*1), Y9
+	VMOVUPS     (DX)(DI*1), Y10
+	VMOVUPS     (BX)(DI*1), Y11
+	VMULPS      Y0, Y9, Y9
+	VMULPS      Y2, Y9, Y12
+	VFMADD213PS Y12, Y1, Y10
+	VMOVUPS     Y10, (DX)(DI*1)
+	VMULPS      Y9, Y9, Y9
+	VMULPS      Y4, Y9, Y9
+	VFMADD213PS Y9, Y3, Y11
+	VMOVUPS     Y11, (BX)(DI*1)
+	VSQRTPS     Y11, Y11
+	VFMADD213PS Y8, Y7, Y11
+	VMULPS      Y6, Y10, Y10
+	VDIVPS      Y11, Y10, Y10
+	VMOVUPS     (AX)(DI*1), Y9
+	VFMADD231PS Y9, Y5, Y10
+	VSUBPS      Y10, Y9, Y9
+	VMOVUPS     Y9, (AX)(DI*1)
+	ADDQ        $+32, DI
+	SUBQ        $+8, SI
+	JMP         by1
+
+by1end:
+	TESTQ       SI, SI
+	JZ          done
+	LEAQ        tails<>+32(SB), R8
+	SHLQ        $0x02, SI
+	SUBQ        SI, R8
+	VMOVDQU     (R8), Y9
+	VMASKMOVPS  (CX)(DI*1), Y9, Y10
+	VMASKMOVPS  (DX)(DI*1), Y9, Y11
+	VMASKMOVPS  (BX)(DI*1), Y9, Y12
+	VMULPS      Y0, Y10, Y10
+	VMULPS      Y2, Y10, Y0
+	VFMADD213PS Y0, Y1, Y11
+	VMASKMOVPS  Y11, Y9, (DX)(DI*1)
+	VMULPS      Y10, Y10, Y10
+	VMULPS      Y4, Y10, Y10
+	VFMADD213PS Y10, Y3, Y12
+	VMASKMOVPS  Y12, Y9, (BX)(DI*1)
+	VSQRTPS     Y12, Y12
+	VFMADD213PS Y8, Y7, Y12
+	VMULPS      Y6, Y11, Y11
+	VDIVPS      Y12, Y11, Y11
+	VMASKMOVPS  (AX)(DI*1), Y9, Y0
+	VFMADD231PS Y0, Y5, Y11
+	VSUBPS      Y11, Y0, Y0
+	VMASKMOVPS  Y0, Y9, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamTrafficAVX2(p *float32, grad *float32, m *float32, v *float32, n int)
+// Requires: AVX
+TEXT ·adamTrafficAVX2(SB), NOSPLIT, $0-40
+	MOVQ p+0(FP), AX
+	MOVQ grad+8(FP), CX
+	MOVQ m+16(FP), DX
+	MOVQ v+24(FP), BX
+	MOVQ n+32(FP), SI
+	XORQ DI, DI
+
+by2:
+	CMPQ    SI, $+16
+	JLT     by2end
+	VMOVUPS (CX)(DI*1), Y0
+	VMOVUPS (AX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (AX)(DI*1)
+	VMOVUPS (DX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)(DI*1)
+	VMOVUPS (BX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (BX)(DI*1)
+	VMOVUPS 32(CX)(DI*1), Y0
+	VMOVUPS 32(AX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(AX)(DI*1)
+	VMOVUPS 32(DX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(DX)(DI*1)
+	VMOVUPS 32(BX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(BX)(DI*1)
+	ADDQ    $+64, DI
+	SUBQ    $+16, SI
+	JMP     by2
+
+by2end:
+by1:
+	CMPQ    SI, $+8
+	JLT     by1end
+	VMOVUPS (CX)(DI*1), Y0
+	VMOVUPS (AX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (AX)(DI*1)
+	VMOVUPS (DX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (DX)(DI*1)
+	VMOVUPS (BX)(DI*1), Y1
+	VADDPS  Y0, Y1, Y1
+	VMOVUPS Y1, (BX)(DI*1)
+	ADDQ    $+32, DI
+	SUBQ    $+8, SI
+	JMP     by1
+
+by1end:
+	TESTQ      SI, SI
+	JZ         done
+	LEAQ       tails<>+32(SB), R8
+	SHLQ       $0x02, SI
+	SUBQ       SI, R8
+	VMOVDQU    (R8), Y0
+	VMASKMOVPS (CX)(DI*1), Y0, Y1
+	VMASKMOVPS (AX)(DI*1), Y0, Y2
+	VADDPS     Y1, Y2, Y2
+	VMASKMOVPS Y2, Y0, (AX)(DI*1)
+	VMASKMOVPS (DX)(DI*1), Y0, Y2
+	VADDPS     Y1, Y2, Y2
+	VMASKMOVPS Y2, Y0, (DX)(DI*1)
+	VMASKMOVPS (BX)(DI*1), Y0, Y2
+	VADDPS     Y1, Y2, Y2
+	VMASKMOVPS Y2, Y0, (BX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
 // func expAVX512(y *float32, x *float32, n int, scale float32, m float32) (sum float64)
 // Requires: AVX, AVX512F, SSE2
 TEXT ·expAVX512(SB), NOSPLIT, $0-40
@@ -2388,6 +3309,863 @@ by1end:
 	VMULPS    Z3, Z4, Z4
 	VMULPS    Z2, Z4, Z4
 	VMOVUPS   Z4, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normalizeAVX512(y *float32, x *float32, w *float32, n int, r float32)
+// Requires: AVX, AVX512F
+TEXT ·normalizeAVX512(SB), NOSPLIT, $0-36
+	MOVQ         y+0(FP), AX
+	MOVQ         x+8(FP), DX
+	MOVQ         w+16(FP), BX
+	MOVQ         n+24(FP), CX
+	VBROADCASTSS r+32(FP), Z0
+	XORQ         SI, SI
+
+by4:
+	CMPQ    CX, $+64
+	JLT     by4end
+	VMOVUPS (DX)(SI*1), Z1
+	VMOVUPS (BX)(SI*1), Z2
+	VMULPS  Z0, Z1, Z1
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, (AX)(SI*1)
+	VMOVUPS 64(DX)(SI*1), Z1
+	VMOVUPS 64(BX)(SI*1), Z2
+	VMULPS  Z0, Z1, Z1
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, 64(AX)(SI*1)
+	VMOVUPS 128(DX)(SI*1), Z1
+	VMOVUPS 128(BX)(SI*1), Z2
+	VMULPS  Z0, Z1, Z1
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, 128(AX)(SI*1)
+	VMOVUPS 192(DX)(SI*1), Z1
+	VMOVUPS 192(BX)(SI*1), Z2
+	VMULPS  Z0, Z1, Z1
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, 192(AX)(SI*1)
+	ADDQ    $+256, SI
+	SUBQ    $+64, CX
+	JMP     by4
+
+by4end:
+by1:
+	CMPQ    CX, $+16
+	JLT     by1end
+	VMOVUPS (DX)(SI*1), Z1
+	VMOVUPS (BX)(SI*1), Z2
+	VMULPS  Z0, Z1, Z1
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, (AX)(SI*1)
+	ADDQ    $+64, SI
+	SUBQ    $+16, CX
+	JMP     by1
+
+by1end:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $-1, DI
+	SHLL      CL, DI
+	NOTL      DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (DX)(SI*1), K1, Z1
+	VMOVUPS.Z (BX)(SI*1), K1, Z2
+	VMULPS    Z0, Z1, Z1
+	VMULPS    Z2, Z1, Z1
+	VMOVUPS   Z1, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normalizeBackwardAVX512(dx *float32, dy *float32, x *float32, w *float32, n int, r float32, c float32)
+// Requires: AVX, AVX512F
+TEXT ·normalizeBackwardAVX512(SB), NOSPLIT, $0-48
+	MOVQ         dx+0(FP), AX
+	MOVQ         dy+8(FP), DX
+	MOVQ         x+16(FP), BX
+	MOVQ         w+24(FP), SI
+	MOVQ         n+32(FP), CX
+	VBROADCASTSS r+40(FP), Z0
+	VBROADCASTSS c+44(FP), Z1
+	XORQ         DI, DI
+
+by2:
+	CMPQ         CX, $+32
+	JLT          by2end
+	VMOVUPS      (BX)(DI*1), Z2
+	VMOVUPS      (SI)(DI*1), Z3
+	VMOVUPS      (DX)(DI*1), Z4
+	VMOVUPS      (AX)(DI*1), Z5
+	VMULPS       Z0, Z2, Z2
+	VMULPS       Z3, Z4, Z4
+	VFNMADD231PS Z2, Z1, Z4
+	VFMADD231PS  Z4, Z0, Z5
+	VMOVUPS      Z5, (AX)(DI*1)
+	VMOVUPS      64(BX)(DI*1), Z2
+	VMOVUPS      64(SI)(DI*1), Z3
+	VMOVUPS      64(DX)(DI*1), Z4
+	VMOVUPS      64(AX)(DI*1), Z5
+	VMULPS       Z0, Z2, Z2
+	VMULPS       Z3, Z4, Z4
+	VFNMADD231PS Z2, Z1, Z4
+	VFMADD231PS  Z4, Z0, Z5
+	VMOVUPS      Z5, 64(AX)(DI*1)
+	ADDQ         $+128, DI
+	SUBQ         $+32, CX
+	JMP          by2
+
+by2end:
+by1:
+	CMPQ         CX, $+16
+	JLT          by1end
+	VMOVUPS      (BX)(DI*1), Z2
+	VMOVUPS      (SI)(DI*1), Z3
+	VMOVUPS      (DX)(DI*1), Z4
+	VMOVUPS      (AX)(DI*1), Z5
+	VMULPS       Z0, Z2, Z2
+	VMULPS       Z3, Z4, Z4
+	VFNMADD231PS Z2, Z1, Z4
+	VFMADD231PS  Z4, Z0, Z5
+	VMOVUPS      Z5, (AX)(DI*1)
+	ADDQ         $+64, DI
+	SUBQ         $+16, CX
+	JMP          by1
+
+by1end:
+	TESTQ        CX, CX
+	JZ           done
+	MOVL         $-1, R8
+	SHLL         CL, R8
+	NOTL         R8
+	KMOVW        R8, K1
+	VMOVUPS.Z    (BX)(DI*1), K1, Z2
+	VMOVUPS.Z    (SI)(DI*1), K1, Z3
+	VMOVUPS.Z    (DX)(DI*1), K1, Z4
+	VMOVUPS.Z    (AX)(DI*1), K1, Z5
+	VMULPS       Z0, Z2, Z2
+	VMULPS       Z3, Z4, Z4
+	VFNMADD231PS Z2, Z1, Z4
+	VFMADD231PS  Z4, Z0, Z5
+	VMOVUPS      Z5, K1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addWideAVX512(sum *float64, x *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·addWideAVX512(SB), NOSPLIT, $0-24
+	MOVQ sum+0(FP), AX
+	MOVQ x+8(FP), DX
+	MOVQ n+16(FP), CX
+	XORQ BX, BX
+
+by2:
+	CMPQ      CX, $+32
+	JLT       by2end
+	VCVTPS2PD (DX)(BX*1), Z0
+	VCVTPS2PD 32(DX)(BX*1), Z1
+	VADDPD    (AX)(BX*2), Z0, Z0
+	VADDPD    64(AX)(BX*2), Z1, Z1
+	VMOVUPD   Z0, (AX)(BX*2)
+	VMOVUPD   Z1, 64(AX)(BX*2)
+	VCVTPS2PD 64(DX)(BX*1), Z0
+	VCVTPS2PD 96(DX)(BX*1), Z1
+	VADDPD    128(AX)(BX*2), Z0, Z0
+	VADDPD    192(AX)(BX*2), Z1, Z1
+	VMOVUPD   Z0, 128(AX)(BX*2)
+	VMOVUPD   Z1, 192(AX)(BX*2)
+	ADDQ      $+128, BX
+	SUBQ      $+32, CX
+	JMP       by2
+
+by2end:
+by1:
+	CMPQ      CX, $+16
+	JLT       by1end
+	VCVTPS2PD (DX)(BX*1), Z0
+	VCVTPS2PD 32(DX)(BX*1), Z1
+	VADDPD    (AX)(BX*2), Z0, Z0
+	VADDPD    64(AX)(BX*2), Z1, Z1
+	VMOVUPD   Z0, (AX)(BX*2)
+	VMOVUPD   Z1, 64(AX)(BX*2)
+	ADDQ      $+64, BX
+	SUBQ      $+16, CX
+	JMP       by1
+
+by1end:
+	TESTQ         CX, CX
+	JZ            done
+	MOVL          $-1, SI
+	SHLL          CL, SI
+	NOTL          SI
+	KMOVW         SI, K1
+	VMOVUPS.Z     (DX)(BX*1), K1, Z0
+	VCVTPS2PD     Y0, Z1
+	VEXTRACTF64X4 $0x01, Z0, Y0
+	VCVTPS2PD     Y0, Z0
+	VADDPD        (AX)(BX*2), Z1, Z1
+	VADDPD        64(AX)(BX*2), Z0, Z0
+	VMOVUPD       Z1, (AX)(BX*2)
+	VMOVUPD       Z0, 64(AX)(BX*2)
+
+done:
+	VZEROUPPER
+	RET
+
+// func addProductsAVX512(sum *float64, y *float32, x *float32, n int, r float32)
+// Requires: AVX, AVX512F
+TEXT ·addProductsAVX512(SB), NOSPLIT, $0-36
+	MOVQ         sum+0(FP), AX
+	MOVQ         y+8(FP), DX
+	MOVQ         x+16(FP), BX
+	MOVQ         n+24(FP), CX
+	VBROADCASTSS r+32(FP), Z0
+	XORQ         SI, SI
+
+by2:
+	CMPQ          CX, $+32
+	JLT           by2end
+	VMOVUPS       (BX)(SI*1), Z1
+	VMULPS        Z0, Z1, Z1
+	VCVTPS2PD     Y1, Z2
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPS2PD     Y1, Z1
+	VCVTPS2PD     (DX)(SI*1), Z3
+	VCVTPS2PD     32(DX)(SI*1), Z4
+	VFMADD213PD   (AX)(SI*2), Z3, Z2
+	VFMADD213PD   64(AX)(SI*2), Z4, Z1
+	VMOVUPD       Z2, (AX)(SI*2)
+	VMOVUPD       Z1, 64(AX)(SI*2)
+	VMOVUPS       64(BX)(SI*1), Z1
+	VMULPS        Z0, Z1, Z1
+	VCVTPS2PD     Y1, Z2
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPS2PD     Y1, Z1
+	VCVTPS2PD     64(DX)(SI*1), Z3
+	VCVTPS2PD     96(DX)(SI*1), Z4
+	VFMADD213PD   128(AX)(SI*2), Z3, Z2
+	VFMADD213PD   192(AX)(SI*2), Z4, Z1
+	VMOVUPD       Z2, 128(AX)(SI*2)
+	VMOVUPD       Z1, 192(AX)(SI*2)
+	ADDQ          $+128, SI
+	SUBQ          $+32, CX
+	JMP           by2
+
+by2end:
+by1:
+	CMPQ          CX, $+16
+	JLT           by1end
+	VMOVUPS       (BX)(SI*1), Z1
+	VMULPS        Z0, Z1, Z1
+	VCVTPS2PD     Y1, Z2
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPS2PD     Y1, Z1
+	VCVTPS2PD     (DX)(SI*1), Z3
+	VCVTPS2PD     32(DX)(SI*1), Z4
+	VFMADD213PD   (AX)(SI*2), Z3, Z2
+	VFMADD213PD   64(AX)(SI*2), Z4, Z1
+	VMOVUPD       Z2, (AX)(SI*2)
+	VMOVUPD       Z1, 64(AX)(SI*2)
+	ADDQ          $+64, SI
+	SUBQ          $+16, CX
+	JMP           by1
+
+by1end:
+	TESTQ         CX, CX
+	JZ            done
+	MOVL          $-1, DI
+	SHLL          CL, DI
+	NOTL          DI
+	KMOVW         DI, K1
+	VMOVUPS.Z     (BX)(SI*1), K1, Z1
+	VMULPS        Z0, Z1, Z1
+	VCVTPS2PD     Y1, Z0
+	VEXTRACTF64X4 $0x01, Z1, Y1
+	VCVTPS2PD     Y1, Z1
+	VMOVUPS.Z     (DX)(SI*1), K1, Z2
+	VCVTPS2PD     Y2, Z3
+	VEXTRACTF64X4 $0x01, Z2, Y2
+	VCVTPS2PD     Y2, Z2
+	VFMADD213PD   (AX)(SI*2), Z3, Z0
+	VFMADD213PD   64(AX)(SI*2), Z2, Z1
+	VMOVUPD       Z0, (AX)(SI*2)
+	VMOVUPD       Z1, 64(AX)(SI*2)
+
+done:
+	VZEROUPPER
+	RET
+
+// func swigluAVX512(out *float32, h1 *float32, h3 *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·swigluAVX512(SB), NOSPLIT, $0-32
+	MOVQ         out+0(FP), AX
+	MOVQ         h1+8(FP), DX
+	MOVQ         h3+16(FP), BX
+	MOVQ         n+24(FP), CX
+	VBROADCASTSS cc2d00000<>+0(SB), Z0
+	VBROADCASTSS c42b20000<>+0(SB), Z1
+	VBROADCASTSS c3fb8aa3b<>+0(SB), Z2
+	VBROADCASTSS c3f318000<>+0(SB), Z3
+	VBROADCASTSS cb95e8083<>+0(SB), Z4
+	VBROADCASTSS c3ab526b1<>+0(SB), Z5
+	VBROADCASTSS c3c091cc7<>+0(SB), Z6
+	VBROADCASTSS c3d2aac58<>+0(SB), Z7
+	VBROADCASTSS c3e2aaa49<>+0(SB), Z8
+	VBROADCASTSS c3efffffe<>+0(SB), Z9
+	VBROADCASTSS c3f800000<>+0(SB), Z10
+	VXORPS       Y11, Y11, Y11
+	VBROADCASTSS c3f800000<>+0(SB), Z12
+	XORQ         SI, SI
+
+by2:
+	CMPQ         CX, $+32
+	JLT          by2end
+	VMOVUPS      (DX)(SI*1), Z13
+	VSUBPS       Z13, Z11, Z14
+	VMAXPS       Z14, Z0, Z14
+	VMINPS       Z14, Z1, Z14
+	VMULPS       Z2, Z14, Z15
+	VRNDSCALEPS  $0x00, Z15, Z15
+	VFNMADD231PS Z3, Z15, Z14
+	VFNMADD231PS Z4, Z15, Z14
+	VMOVAPS      Z5, Z16
+	VFMADD213PS  Z6, Z14, Z16
+	VFMADD213PS  Z7, Z14, Z16
+	VFMADD213PS  Z8, Z14, Z16
+	VFMADD213PS  Z9, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VSCALEFPS    Z15, Z16, Z14
+	VADDPS       Z12, Z14, Z14
+	VDIVPS       Z14, Z13, Z13
+	VMOVUPS      (BX)(SI*1), Z14
+	VMULPS       Z14, Z13, Z13
+	VMOVUPS      Z13, (AX)(SI*1)
+	VMOVUPS      64(DX)(SI*1), Z13
+	VSUBPS       Z13, Z11, Z14
+	VMAXPS       Z14, Z0, Z14
+	VMINPS       Z14, Z1, Z14
+	VMULPS       Z2, Z14, Z15
+	VRNDSCALEPS  $0x00, Z15, Z15
+	VFNMADD231PS Z3, Z15, Z14
+	VFNMADD231PS Z4, Z15, Z14
+	VMOVAPS      Z5, Z16
+	VFMADD213PS  Z6, Z14, Z16
+	VFMADD213PS  Z7, Z14, Z16
+	VFMADD213PS  Z8, Z14, Z16
+	VFMADD213PS  Z9, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VSCALEFPS    Z15, Z16, Z14
+	VADDPS       Z12, Z14, Z14
+	VDIVPS       Z14, Z13, Z13
+	VMOVUPS      64(BX)(SI*1), Z14
+	VMULPS       Z14, Z13, Z13
+	VMOVUPS      Z13, 64(AX)(SI*1)
+	ADDQ         $+128, SI
+	SUBQ         $+32, CX
+	JMP          by2
+
+by2end:
+by1:
+	CMPQ         CX, $+16
+	JLT          by1end
+	VMOVUPS      (DX)(SI*1), Z13
+	VSUBPS       Z13, Z11, Z14
+	VMAXPS       Z14, Z0, Z14
+	VMINPS       Z14, Z1, Z14
+	VMULPS       Z2, Z14, Z15
+	VRNDSCALEPS  $0x00, Z15, Z15
+	VFNMADD231PS Z3, Z15, Z14
+	VFNMADD231PS Z4, Z15, Z14
+	VMOVAPS      Z5, Z16
+	VFMADD213PS  Z6, Z14, Z16
+	VFMADD213PS  Z7, Z14, Z16
+	VFMADD213PS  Z8, Z14, Z16
+	VFMADD213PS  Z9, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VSCALEFPS    Z15, Z16, Z14
+	VADDPS       Z12, Z14, Z14
+	VDIVPS       Z14, Z13, Z13
+	VMOVUPS      (BX)(SI*1), Z14
+	VMULPS       Z14, Z13, Z13
+	VMOVUPS      Z13, (AX)(SI*1)
+	ADDQ         $+64, SI
+	SUBQ         $+16, CX
+	JMP          by1
+
+by1end:
+	TESTQ        CX, CX
+	JZ           done
+	MOVL         $-1, DI
+	SHLL         CL, DI
+	NOTL         DI
+	KMOVW        DI, K1
+	VMOVUPS.Z    (DX)(SI*1), K1, Z13
+	VSUBPS       Z13, Z11, Z11
+	VMAXPS       Z11, Z0, Z11
+	VMINPS       Z11, Z1, Z11
+	VMULPS       Z2, Z11, Z0
+	VRNDSCALEPS  $0x00, Z0, Z0
+	VFNMADD231PS Z3, Z0, Z11
+	VFNMADD231PS Z4, Z0, Z11
+	VMOVAPS      Z5, Z1
+	VFMADD213PS  Z6, Z11, Z1
+	VFMADD213PS  Z7, Z11, Z1
+	VFMADD213PS  Z8, Z11, Z1
+	VFMADD213PS  Z9, Z11, Z1
+	VFMADD213PS  Z10, Z11, Z1
+	VFMADD213PS  Z10, Z11, Z1
+	VSCALEFPS    Z0, Z1, Z11
+	VADDPS       Z12, Z11, Z11
+	VDIVPS       Z11, Z13, Z13
+	VMOVUPS.Z    (BX)(SI*1), K1, Z0
+	VMULPS       Z0, Z13, Z13
+	VMOVUPS      Z13, K1, (AX)(SI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func swigluBackwardAVX512(dh1 *float32, dh3 *float32, dout *float32, h1 *float32, h3 *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·swigluBackwardAVX512(SB), NOSPLIT, $0-48
+	MOVQ         dh1+0(FP), AX
+	MOVQ         dh3+8(FP), DX
+	MOVQ         dout+16(FP), BX
+	MOVQ         h1+24(FP), SI
+	MOVQ         h3+32(FP), DI
+	MOVQ         n+40(FP), CX
+	VBROADCASTSS cc2d00000<>+0(SB), Z0
+	VBROADCASTSS c42b20000<>+0(SB), Z1
+	VBROADCASTSS c3fb8aa3b<>+0(SB), Z2
+	VBROADCASTSS c3f318000<>+0(SB), Z3
+	VBROADCASTSS cb95e8083<>+0(SB), Z4
+	VBROADCASTSS c3ab526b1<>+0(SB), Z5
+	VBROADCASTSS c3c091cc7<>+0(SB), Z6
+	VBROADCASTSS c3d2aac58<>+0(SB), Z7
+	VBROADCASTSS c3e2aaa49<>+0(SB), Z8
+	VBROADCASTSS c3efffffe<>+0(SB), Z9
+	VBROADCASTSS c3f800000<>+0(SB), Z10
+	VXORPS       Y11, Y11, Y11
+	VBROADCASTSS c3f800000<>+0(SB), Z12
+	XORQ         R8, R8
+
+by2:
+	CMPQ         CX, $+32
+	JLT          by2end
+	VMOVUPS      (SI)(R8*1), Z13
+	VSUBPS       Z13, Z11, Z14
+	VMAXPS       Z14, Z0, Z14
+	VMINPS       Z14, Z1, Z14
+	VMULPS       Z2, Z14, Z15
+	VRNDSCALEPS  $0x00, Z15, Z15
+	VFNMADD231PS Z3, Z15, Z14
+	VFNMADD231PS Z4, Z15, Z14
+	VMOVAPS      Z5, Z16
+	VFMADD213PS  Z6, Z14, Z16
+	VFMADD213PS  Z7, Z14, Z16
+	VFMADD213PS  Z8, Z14, Z16
+	VFMADD213PS  Z9, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VSCALEFPS    Z15, Z16, Z14
+	VADDPS       Z12, Z14, Z14
+	VDIVPS       Z14, Z12, Z15
+	VSUBPS       Z15, Z12, Z14
+	VFMADD213PS  Z12, Z13, Z14
+	VMOVUPS      (BX)(R8*1), Z16
+	VMOVUPS      (DI)(R8*1), Z17
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z15, Z13, Z13
+	VMOVUPS      Z13, (DX)(R8*1)
+	VMULPS       Z17, Z16, Z16
+	VMULPS       Z15, Z16, Z16
+	VMULPS       Z14, Z16, Z16
+	VMOVUPS      Z16, (AX)(R8*1)
+	VMOVUPS      64(SI)(R8*1), Z13
+	VSUBPS       Z13, Z11, Z14
+	VMAXPS       Z14, Z0, Z14
+	VMINPS       Z14, Z1, Z14
+	VMULPS       Z2, Z14, Z15
+	VRNDSCALEPS  $0x00, Z15, Z15
+	VFNMADD231PS Z3, Z15, Z14
+	VFNMADD231PS Z4, Z15, Z14
+	VMOVAPS      Z5, Z16
+	VFMADD213PS  Z6, Z14, Z16
+	VFMADD213PS  Z7, Z14, Z16
+	VFMADD213PS  Z8, Z14, Z16
+	VFMADD213PS  Z9, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VSCALEFPS    Z15, Z16, Z14
+	VADDPS       Z12, Z14, Z14
+	VDIVPS       Z14, Z12, Z15
+	VSUBPS       Z15, Z12, Z14
+	VFMADD213PS  Z12, Z13, Z14
+	VMOVUPS      64(BX)(R8*1), Z16
+	VMOVUPS      64(DI)(R8*1), Z17
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z15, Z13, Z13
+	VMOVUPS      Z13, 64(DX)(R8*1)
+	VMULPS       Z17, Z16, Z16
+	VMULPS       Z15, Z16, Z16
+	VMULPS       Z14, Z16, Z16
+	VMOVUPS      Z16, 64(AX)(R8*1)
+	ADDQ         $+128, R8
+	SUBQ         $+32, CX
+	JMP          by2
+
+by2end:
+by1:
+	CMPQ         CX, $+16
+	JLT          by1end
+	VMOVUPS      (SI)(R8*1), Z13
+	VSUBPS       Z13, Z11, Z14
+	VMAXPS       Z14, Z0, Z14
+	VMINPS       Z14, Z1, Z14
+	VMULPS       Z2, Z14, Z15
+	VRNDSCALEPS  $0x00, Z15, Z15
+	VFNMADD231PS Z3, Z15, Z14
+	VFNMADD231PS Z4, Z15, Z14
+	VMOVAPS      Z5, Z16
+	VFMADD213PS  Z6, Z14, Z16
+	VFMADD213PS  Z7, Z14, Z16
+	VFMADD213PS  Z8, Z14, Z16
+	VFMADD213PS  Z9, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VFMADD213PS  Z10, Z14, Z16
+	VSCALEFPS    Z15, Z16, Z14
+	VADDPS       Z12, Z14, Z14
+	VDIVPS       Z14, Z12, Z15
+	VSUBPS       Z15, Z12, Z14
+	VFMADD213PS  Z12, Z13, Z14
+	VMOVUPS      (BX)(R8*1), Z16
+	VMOVUPS      (DI)(R8*1), Z17
+	VMULPS       Z16, Z13, Z13
+	VMULPS       Z15, Z13, Z13
+	VMOVUPS      Z13, (DX)(R8*1)
+	VMULPS       Z17, Z16, Z16
+	VMULPS       Z15, Z16, Z16
+	VMULPS       Z14, Z16, Z16
+	VMOVUPS      Z16, (AX)(R8*1)
+	ADDQ         $+64, R8
+	SUBQ         $+16, CX
+	JMP          by1
+
+by1end:
+	TESTQ        CX, CX
+	JZ           done
+	MOVL         $-1, R9
+	SHLL         CL, R9
+	NOTL         R9
+	KMOVW        R9, K1
+	VMOVUPS.Z    (SI)(R8*1), K1, Z13
+	VSUBPS       Z13, Z11, Z11
+	VMAXPS       Z11, Z0, Z11
+	VMINPS       Z11, Z1, Z11
+	VMULPS       Z2, Z11, Z0
+	VRNDSCALEPS  $0x00, Z0, Z0
+	VFNMADD231PS Z3, Z0, Z11
+	VFNMADD231PS Z4, Z0, Z11
+	VMOVAPS      Z5, Z1
+	VFMADD213PS  Z6, Z11, Z1
+	VFMADD213PS  Z7, Z11, Z1
+	VFMADD213PS  Z8, Z11, Z1
+	VFMADD213PS  Z9, Z11, Z1
+	VFMADD213PS  Z10, Z11, Z1
+	VFMADD213PS  Z10, Z11, Z1
+	VSCALEFPS    Z0, Z1, Z11
+	VADDPS       Z12, Z11, Z11
+	VDIVPS       Z11, Z12, Z0
+	VSUBPS       Z0, Z12, Z11
+	VFMADD213PS  Z12, Z13, Z11
+	VMOVUPS.Z    (BX)(R8*1), K1, Z1
+	VMOVUPS.Z    (DI)(R8*1), K1, Z2
+	VMULPS       Z1, Z13, Z13
+	VMULPS       Z0, Z13, Z13
+	VMOVUPS      Z13, K1, (DX)(R8*1)
+	VMULPS       Z2, Z1, Z1
+	VMULPS       Z0, Z1, Z1
+	VMULPS       Z11, Z1, Z1
+	VMOVUPS      Z1, K1, (AX)(R8*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func ropeAVX512(x *float32, cos *float32, sin *float32, pairs int, heads int, sign float32)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·ropeAVX512(SB), NOSPLIT, $0-44
+	MOVQ         x+0(FP), AX
+	MOVQ         cos+8(FP), DX
+	MOVQ         sin+16(FP), BX
+	MOVQ         pairs+24(FP), SI
+	MOVQ         heads+32(FP), DI
+	VBROADCASTSS sign+40(FP), Z0
+	MOVQ         SI, R8
+	ANDQ         $0x07, R8
+	MOVL         $-1, R9
+	MOVQ         R8, CX
+	SHLL         CL, R9
+	NOTL         R9
+	KMOVW        R9, K1
+	ADDQ         R8, R8
+	MOVL         $-1, R9
+	MOVQ         R8, CX
+	SHLL         CL, R9
+	NOTL         R9
+	KMOVW        R9, K2
+
+head:
+	TESTQ DI, DI
+	JZ    done
+	XORQ  CX, CX
+	MOVQ  SI, R8
+
+vector:
+	CMPQ           R8, $0x08
+	JLT            rest
+	VMOVUPS        (AX)(CX*2), Z1
+	VPMOVZXDQ      (DX)(CX*1), Z2
+	VMOVSLDUP      Z2, Z2
+	VPMOVZXDQ      (BX)(CX*1), Z3
+	VMOVSLDUP      Z3, Z3
+	VMULPS         Z0, Z3, Z3
+	VPERMILPS      $0xb1, Z1, Z4
+	VMULPS         Z3, Z4, Z4
+	VFMADDSUB213PS Z4, Z2, Z1
+	VMOVUPS        Z1, (AX)(CX*2)
+	ADDQ           $0x20, CX
+	SUBQ           $0x08, R8
+	JMP            vector
+
+rest:
+	TESTQ          R8, R8
+	JZ             next
+	VMOVUPS.Z      (AX)(CX*2), K2, Z1
+	VMOVUPS.Z      (DX)(CX*1), K1, Y2
+	VPMOVZXDQ      Y2, Z2
+	VMOVSLDUP      Z2, Z2
+	VMOVUPS.Z      (BX)(CX*1), K1, Y3
+	VPMOVZXDQ      Y3, Z3
+	VMOVSLDUP      Z3, Z3
+	VMULPS         Z0, Z3, Z3
+	VPERMILPS      $0xb1, Z1, Z4
+	VMULPS         Z3, Z4, Z4
+	VFMADDSUB213PS Z4, Z2, Z1
+	VMOVUPS        Z1, K2, (AX)(CX*2)
+
+next:
+	LEAQ (AX)(SI*8), AX
+	DECQ DI
+	JMP  head
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamWAVX512(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+// Requires: AVX, AVX512F
+TEXT ·adamWAVX512(SB), NOSPLIT, $0-48
+	MOVQ         p+0(FP), AX
+	MOVQ         grad+8(FP), DX
+	MOVQ         m+16(FP), BX
+	MOVQ         v+24(FP), SI
+	MOVQ         n+32(FP), CX
+	MOVQ         f+40(FP), DI
+	VBROADCASTSS (DI), Z0
+	VBROADCASTSS 4(DI), Z1
+	VBROADCASTSS 8(DI), Z2
+	VBROADCASTSS 12(DI), Z3
+	VBROADCASTSS 16(DI), Z4
+	VBROADCASTSS 20(DI), Z5
+	VBROADCASTSS 24(DI), Z6
+	VBROADCASTSS 28(DI), Z7
+	VBROADCASTSS 32(DI), Z8
+	XORQ         DI, DI
+
+by2:
+	CMPQ        CX, $+32
+	JLT         by2end
+	VMOVUPS     (DX)(DI*1), Z9
+	VMOVUPS     (BX)(DI*1), Z10
+	VMOVUPS     (SI)(DI*1), Z11
+	VMULPS      Z0, Z9, Z9
+	VMULPS      Z2, Z9, Z12
+	VFMADD213PS Z12, Z1, Z10
+	VMOVUPS     Z10, (BX)(DI*1)
+	VMULPS      Z9, Z9, Z9
+	VMULPS      Z4, Z9, Z9
+	VFMADD213PS Z9, Z3, Z11
+	VMOVUPS     Z11, (SI)(DI*1)
+	VSQRTPS     Z11, Z11
+	VFMADD213PS Z8, Z7, Z11
+	VMULPS      Z6, Z10, Z10
+	VDIVPS      Z11, Z10, Z10
+	VMOVUPS     (AX)(DI*1), Z9
+	VFMADD231PS Z9, Z5, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     Z9, (AX)(DI*1)
+	VMOVUPS     64(DX)(DI*1), Z9
+	VMOVUPS     64(BX)(DI*1), Z10
+	VMOVUPS     64(SI)(DI*1), Z11
+	VMULPS      Z0, Z9, Z9
+	VMULPS      Z2, Z9, Z12
+	VFMADD213PS Z12, Z1, Z10
+	VMOVUPS     Z10, 64(BX)(DI*1)
+	VMULPS      Z9, Z9, Z9
+	VMULPS      Z4, Z9, Z9
+	VFMADD213PS Z9, Z3, Z11
+	VMOVUPS     Z11, 64(SI)(DI*1)
+	VSQRTPS     Z11, Z11
+	VFMADD213PS Z8, Z7, Z11
+	VMULPS      Z6, Z10, Z10
+	VDIVPS      Z11, Z10, Z10
+	VMOVUPS     64(AX)(DI*1), Z9
+	VFMADD231PS Z9, Z5, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     Z9, 64(AX)(DI*1)
+	ADDQ        $+128, DI
+	SUBQ        $+32, CX
+	JMP         by2
+
+by2end:
+by1:
+	CMPQ        CX, $+16
+	JLT         by1end
+	VMOVUPS     (DX)(DI*1), Z9
+	VMOVUPS     (BX)(DI*1), Z10
+	VMOVUPS     (SI)(DI*1), Z11
+	VMULPS      Z0, Z9, Z9
+	VMULPS      Z2, Z9, Z12
+	VFMADD213PS Z12, Z1, Z10
+	VMOVUPS     Z10, (BX)(DI*1)
+	VMULPS      Z9, Z9, Z9
+	VMULPS      Z4, Z9, Z9
+	VFMADD213PS Z9, Z3, Z11
+	VMOVUPS     Z11, (SI)(DI*1)
+	VSQRTPS     Z11, Z11
+	VFMADD213PS Z8, Z7, Z11
+	VMULPS      Z6, Z10, Z10
+	VDIVPS      Z11, Z10, Z10
+	VMOVUPS     (AX)(DI*1), Z9
+	VFMADD231PS Z9, Z5, Z10
+	VSUBPS      Z10, Z9, Z9
+	VMOVUPS     Z9, (AX)(DI*1)
+	ADDQ        $+64, DI
+	SUBQ        $+16, CX
+	JMP         by1
+
+by1end:
+	TESTQ       CX, CX
+	JZ          done
+	MOVL        $-1, R8
+	SHLL        CL, R8
+	NOTL        R8
+	KMOVW       R8, K1
+	VMOVUPS.Z   (DX)(DI*1), K1, Z9
+	VMOVUPS.Z   (BX)(DI*1), K1, Z10
+	VMOVUPS.Z   (SI)(DI*1), K1, Z11
+	VMULPS      Z0, Z9, Z9
+	VMULPS      Z2, Z9, Z0
+	VFMADD213PS Z0, Z1, Z10
+	VMOVUPS     Z10, K1, (BX)(DI*1)
+	VMULPS      Z9, Z9, Z9
+	VMULPS      Z4, Z9, Z9
+	VFMADD213PS Z9, Z3, Z11
+	VMOVUPS     Z11, K1, (SI)(DI*1)
+	VSQRTPS     Z11, Z11
+	VFMADD213PS Z8, Z7, Z11
+	VMULPS      Z6, Z10, Z10
+	VDIVPS      Z11, Z10, Z10
+	VMOVUPS.Z   (AX)(DI*1), K1, Z0
+	VFMADD231PS Z0, Z5, Z10
+	VSUBPS      Z10, Z0, Z0
+	VMOVUPS     Z0, K1, (AX)(DI*1)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamTrafficAVX512(p *float32, grad *float32, m *float32, v *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·adamTrafficAVX512(SB), NOSPLIT, $0-40
+	MOVQ p+0(FP), AX
+	MOVQ grad+8(FP), DX
+	MOVQ m+16(FP), BX
+	MOVQ v+24(FP), SI
+	MOVQ n+32(FP), CX
+	XORQ DI, DI
+
+by2:
+	CMPQ    CX, $+32
+	JLT     by2end
+	VMOVUPS (DX)(DI*1), Z0
+	VMOVUPS (AX)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)(DI*1)
+	VMOVUPS (BX)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (BX)(DI*1)
+	VMOVUPS (SI)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (SI)(DI*1)
+	VMOVUPS 64(DX)(DI*1), Z0
+	VMOVUPS 64(AX)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(AX)(DI*1)
+	VMOVUPS 64(BX)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(BX)(DI*1)
+	VMOVUPS 64(SI)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(SI)(DI*1)
+	ADDQ    $+128, DI
+	SUBQ    $+32, CX
+	JMP     by2
+
+by2end:
+by1:
+	CMPQ    CX, $+16
+	JLT     by1end
+	VMOVUPS (DX)(DI*1), Z0
+	VMOVUPS (AX)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)(DI*1)
+	VMOVUPS (BX)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (BX)(DI*1)
+	VMOVUPS (SI)(DI*1), Z1
+	VADDPS  Z0, Z1, Z1
+	VMOVUPS Z1, (SI)(DI*1)
+	ADDQ    $+64, DI
+	SUBQ    $+16, CX
+	JMP     by1
+
+by1end:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $-1, R8
+	SHLL      CL, R8
+	NOTL      R8
+	KMOVW     R8, K1
+	VMOVUPS.Z (DX)(DI*1), K1, Z0
+	VMOVUPS.Z (AX)(DI*1), K1, Z1
+	VADDPS    Z0, Z1, Z1
+	VMOVUPS   Z1, K1, (AX)(DI*1)
+	VMOVUPS.Z (BX)(DI*1), K1, Z1
+	VADDPS    Z0, Z1, Z1
+	VMOVUPS   Z1, K1, (BX)(DI*1)
+	VMOVUPS.Z (SI)(DI*1), K1, Z1
+	VADDPS    Z0, Z1, Z1
+	VMOVUPS   Z1, K1, (SI)(DI*1)
 
 done:
 	VZEROUPPER

@@ -15,3 +15,14 @@ func kernelAdd(out, a, b []float32)                        { goAdd(out, a, b) }
 func kernelDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
 	goDSoftmax(ds, p, dp, norm, mean, scale)
 }
+func kernelNormalize(y, x, w []float32, r float32) { goNormalize(y, x, w, r) }
+func kernelNormalizeBackward(dx, dy, x, w []float32, r, c float32) {
+	goNormalizeBackward(dx, dy, x, w, r, c)
+}
+func kernelAddWide(sum []float64, x []float32)                   { goAddWide(sum, x) }
+func kernelAddProducts(sum []float64, y, x []float32, r float32) { goAddProducts(sum, y, x, r) }
+func kernelSwiglu(out, h1, h3 []float32)                         { goSwiglu(out, h1, h3) }
+func kernelSwigluBackward(dh1, dh3, dout, h1, h3 []float32)      { goSwigluBackward(dh1, dh3, dout, h1, h3) }
+func kernelRope(x, cos, sin []float32, heads int, sign float32)  { goRope(x, cos, sin, heads, sign) }
+func kernelAdamW(p, g, m, v []float32, f *AdamW)                 { goAdamW(p, g, m, v, f) }
+func kernelAdamTraffic(p, g, m, v []float32)                     { goAdamTraffic(p, g, m, v) }

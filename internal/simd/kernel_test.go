@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -37,6 +38,8 @@ type loop struct {
 	// tol·(1+n): fused, and added up in another order. 0: not at all.
 	tol float64
 }
+
+var adamFactors = AdamW{0.5, 0.9, 0.1, 0.95, 0.05, 1e-3, 2e-3, 1.5, 1e-3}
 
 func none(f func()) float64 { f(); return 0 }
 
@@ -74,6 +77,46 @@ var loops = []loop{
 	{"DSoftmax", 3, 2,
 		func(s [][]float32) float64 { return none(func() { DSoftmax(s[0], s[1], s[2], 0.7, 0.3, 1.7) }) },
 		func(s [][]float32) float64 { return none(func() { goDSoftmax(s[0], s[1], s[2], 0.7, 0.3, 1.7) }) }, 3e-7},
+	{"Normalize", 3, 1,
+		func(s [][]float32) float64 { return none(func() { Normalize(s[0], s[1], s[2], 0.7) }) },
+		func(s [][]float32) float64 { return none(func() { goNormalize(s[0], s[1], s[2], 0.7) }) }, 0},
+	{"NormalizeBackward", 4, 1,
+		func(s [][]float32) float64 {
+			return none(func() { NormalizeBackward(s[0], s[1], s[2], s[3], 0.7, 0.3) })
+		},
+		func(s [][]float32) float64 {
+			return none(func() { goNormalizeBackward(s[0], s[1], s[2], s[3], 0.7, 0.3) })
+		}, 1e-6},
+	{"SwiGLU", 3, 1,
+		func(s [][]float32) float64 { return none(func() { SwiGLU(s[0], s[1], s[2]) }) },
+		func(s [][]float32) float64 { return none(func() { goSwiglu(s[0], s[1], s[2]) }) }, 5e-7},
+	{"SwiGLUBackward", 5, 2,
+		func(s [][]float32) float64 { return none(func() { SwiGLUBackward(s[0], s[1], s[2], s[3], s[4]) }) },
+		func(s [][]float32) float64 { return none(func() { goSwigluBackward(s[0], s[1], s[2], s[3], s[4]) }) }, 1e-6},
+	{"AdamW", 4, 4,
+		func(s [][]float32) float64 {
+			return none(func() { adamFactors.Update(s[0], s[1], s[2], s[3]) })
+		},
+		func(s [][]float32) float64 {
+			return none(func() { goAdamW(s[0], s[1], s[2], s[3], &adamFactors) })
+		}, 1e-6},
+	{"AdamTraffic", 4, 4,
+		func(s [][]float32) float64 { return none(func() { AdamTraffic(s[0], s[1], s[2], s[3]) }) },
+		func(s [][]float32) float64 { return none(func() { goAdamTraffic(s[0], s[1], s[2], s[3]) }) }, 0},
+}
+
+// data is random arguments; the second moment of AdamW is not negative.
+func (l loop) data(r *rand.Rand, n int) [][]float32 {
+	data := make([][]float32, l.slices)
+	for i := range data {
+		data[i] = random(r, n)
+	}
+	if l.name == "AdamW" {
+		for i, v := range data[3] {
+			data[3][i] = v * v
+		}
+	}
+	return data
 }
 
 // lengths are all up to several vectors of the widest kind, and some odd ones.
@@ -175,10 +218,7 @@ func TestKernelsAreTheirGoLoops(t *testing.T) {
 		for _, l := range loops {
 			r := rand.New(rand.NewPCG(1, 2))
 			for _, n := range lengths() {
-				data := make([][]float32, l.slices)
-				for i := range data {
-					data[i] = random(r, n)
-				}
+				data := l.data(r, n)
 				a.check(t, l, data, n)
 			}
 		}
@@ -186,17 +226,17 @@ func TestKernelsAreTheirGoLoops(t *testing.T) {
 }
 
 func TestKernelsPassOnWhatIsNotFinite(t *testing.T) {
-	special := []float32{nan, inf, -inf, 0, float32(math.Copysign(0, -1)), 1e-40, -1e-45, math.MaxFloat32, -math.MaxFloat32, 120, -120}
+	special := []float32{nan, inf, -inf, 0, float32(math.Copysign(0, -1)), 1e-40, -1e-45, 1e37, -1e37, 120, -120} // no sum of four overflows
 	onEvery(t, func(t *testing.T) {
 		a := newArena(t)
 		for _, l := range loops {
+			if l.tol > 0 {
+				l.tol = 1e-4 // of large numbers that cancel
+			}
 			r := rand.New(rand.NewPCG(3, 4))
 			for _, n := range []int{1, 7, 16, 23, 70, 131} {
 				for range 40 {
-					data := make([][]float32, l.slices)
-					for i := range data {
-						data[i] = random(r, n)
-					}
+					data := l.data(r, n)
 					// one is bad, or everything is
 					for range 1 + r.IntN(2)*n {
 						data[r.IntN(len(data))][r.IntN(n)] = special[r.IntN(len(special))]
@@ -216,10 +256,7 @@ func TestElementsDoNotDependOnTheirPosition(t *testing.T) {
 				continue
 			}
 			const n = 150
-			data := make([][]float32, l.slices)
-			for i := range data {
-				data[i] = random(r, n)
-			}
+			data := l.data(r, n)
 			run := func(from, to int) [][]float32 {
 				s := make([][]float32, len(data))
 				for i := range s {
@@ -240,14 +277,77 @@ func TestElementsDoNotDependOnTheirPosition(t *testing.T) {
 	})
 }
 
+func TestSumsOfRowsAreTheirGoLoops(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(7, 8))
+		a := newArena(t)
+		memory := testutil.Guarded(t, 2*most+64)
+		sums := unsafe.Slice((*float64)(unsafe.Pointer(&memory[0])), len(memory)/2)
+		for _, n := range lengths() {
+			x, y := a.guarded[0][most+64-n:], a.guarded[1][most+64-n:]
+			copy(x, random(r, n))
+			copy(y, random(r, n))
+			if n > 3 {
+				x[r.IntN(n)], y[r.IntN(n)] = nan, inf
+			}
+			sum := sums[len(sums)-Sums(n):] // ends at the page
+			before := &sums[len(sums)-Sums(n)-1]
+			*before = canary
+			check := func(run func(), add func(i int) float64) {
+				want := make([]float64, n)
+				for i := range want {
+					sum[i] = float64(i)
+					want[i] = sum[i] + add(i)
+				}
+				run()
+				for i := range want {
+					require.True(t, close64(want[i], sum[i], 1e-15), "n=%d: sum[%d] is %v, want %v", n, i, sum[i], want[i])
+				}
+			}
+			check(func() { AddWide(sum, x) }, func(i int) float64 { return float64(x[i]) })
+			check(func() { AddProducts(sum, y, x, 0.7) }, func(i int) float64 { return float64(y[i]) * float64(x[i]*0.7) })
+			require.Equal(t, float64(canary), *before)
+		}
+	})
+}
+
+func TestRopeIsItsGoLoop(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(9, 10))
+		a := newArena(t)
+		for pairs := range 70 {
+			for _, heads := range []int{0, 1, 3, 7} {
+				n := 2 * pairs * heads
+				x, cos, sin := a.guarded[0][most+64-n:], a.guarded[1][most+64-pairs:], a.guarded[2][most+64-pairs:]
+				copy(x, random(r, n))
+				copy(cos, random(r, pairs))
+				copy(sin, random(r, pairs))
+				if n > 5 {
+					x[r.IntN(n)], x[r.IntN(n)] = nan, inf
+				}
+				before := a.guarded[0][most+64-n-16:][:16]
+				copy(before, random(r, 16))
+				kept := slices.Clone(before)
+				for _, sign := range []float32{1, -1} {
+					want := slices.Clone(x)
+					goRope(want, cos, sin, heads, sign)
+					Rope(x, cos, sin, sign)
+					for i := range want {
+						require.True(t, close64(float64(want[i]), float64(x[i]), 5e-7), "%d heads of %d pairs: [%d] is %v, want %v", heads, pairs, i, x[i], want[i])
+					}
+					copy(x, want)
+				}
+				require.Equal(t, kept, before)
+			}
+		}
+	})
+}
+
 func BenchmarkKernels(b *testing.B) {
 	defer func(s isa.Set) { set = s }(set)
 	const n = 4096 // in the first cache
 	for _, l := range loops {
-		data := make([][]float32, l.slices)
-		for i := range data {
-			data[i] = make([]float32, n)
-		}
+		data := l.data(rand.New(rand.NewPCG(11, 12)), n)
 		for _, s := range isa.Available {
 			b.Run(fmt.Sprintf("%s/%v", l.name, s), func(b *testing.B) {
 				set = s

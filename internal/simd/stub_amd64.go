@@ -81,6 +81,69 @@ func addAVX2(out *float32, a *float32, b *float32, n int)
 //go:noescape
 func dSoftmaxAVX2(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
 
+// normalizeAVX2 is
+//
+//	for i := range n { y[i] = x[i] * r * w[i] }
+//
+//go:noescape
+func normalizeAVX2(y *float32, x *float32, w *float32, n int, r float32)
+
+// normalizeBackwardAVX2 is
+//
+//	for i := range n { dx[i] += r * (w[i]*dy[i] - c*(r*x[i])) }
+//
+//go:noescape
+func normalizeBackwardAVX2(dx *float32, dy *float32, x *float32, w *float32, n int, r float32, c float32)
+
+// addWideAVX2 is
+//
+//	for i := range n { sum[i] += float64(x[i]) }
+//
+//go:noescape
+func addWideAVX2(sum *float64, x *float32, n int)
+
+// addProductsAVX2 is
+//
+//	for i := range n { sum[i] += float64(y[i]) * float64(x[i]*r) }
+//
+//go:noescape
+func addProductsAVX2(sum *float64, y *float32, x *float32, n int, r float32)
+
+// swigluAVX2 is
+//
+//	for i := range n { out[i] = h1[i] / (1 + exp(-h1[i])) * h3[i] }
+//
+//go:noescape
+func swigluAVX2(out *float32, h1 *float32, h3 *float32, n int)
+
+// swigluBackwardAVX2 is
+//
+//	for i := range n { z, up, s := h1[i], h3[i], 1/(1+exp(-h1[i])); dh3[i] = dout[i]*z*s; dh1[i] = dout[i]*up*s*(1+z*(1-s)) }
+//
+//go:noescape
+func swigluBackwardAVX2(dh1 *float32, dh3 *float32, dout *float32, h1 *float32, h3 *float32, n int)
+
+// ropeAVX2 is
+//
+//	for range heads { for i := range pairs { c, s, a, b := cos[i], sign*sin[i], x[2*i], x[2*i+1]; x[2*i], x[2*i+1] = a*c-b*s, a*s+b*c }; x = x[2*pairs:] }
+//
+//go:noescape
+func ropeAVX2(x *float32, cos *float32, sin *float32, pairs int, heads int, sign float32)
+
+// adamWAVX2 is
+//
+//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }
+//
+//go:noescape
+func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+
+// adamTrafficAVX2 is
+//
+//	for i := range n { p[i] += grad[i]; m[i] += grad[i]; v[i] += grad[i] }
+//
+//go:noescape
+func adamTrafficAVX2(p *float32, grad *float32, m *float32, v *float32, n int)
+
 // expAVX512 is
 //
 //	for i := range n { y[i] = exp(x[i]*scale - m); sum += float64(y[i]) }
@@ -157,3 +220,66 @@ func addAVX512(out *float32, a *float32, b *float32, n int)
 //
 //go:noescape
 func dSoftmaxAVX512(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
+
+// normalizeAVX512 is
+//
+//	for i := range n { y[i] = x[i] * r * w[i] }
+//
+//go:noescape
+func normalizeAVX512(y *float32, x *float32, w *float32, n int, r float32)
+
+// normalizeBackwardAVX512 is
+//
+//	for i := range n { dx[i] += r * (w[i]*dy[i] - c*(r*x[i])) }
+//
+//go:noescape
+func normalizeBackwardAVX512(dx *float32, dy *float32, x *float32, w *float32, n int, r float32, c float32)
+
+// addWideAVX512 is
+//
+//	for i := range n { sum[i] += float64(x[i]) }
+//
+//go:noescape
+func addWideAVX512(sum *float64, x *float32, n int)
+
+// addProductsAVX512 is
+//
+//	for i := range n { sum[i] += float64(y[i]) * float64(x[i]*r) }
+//
+//go:noescape
+func addProductsAVX512(sum *float64, y *float32, x *float32, n int, r float32)
+
+// swigluAVX512 is
+//
+//	for i := range n { out[i] = h1[i] / (1 + exp(-h1[i])) * h3[i] }
+//
+//go:noescape
+func swigluAVX512(out *float32, h1 *float32, h3 *float32, n int)
+
+// swigluBackwardAVX512 is
+//
+//	for i := range n { z, up, s := h1[i], h3[i], 1/(1+exp(-h1[i])); dh3[i] = dout[i]*z*s; dh1[i] = dout[i]*up*s*(1+z*(1-s)) }
+//
+//go:noescape
+func swigluBackwardAVX512(dh1 *float32, dh3 *float32, dout *float32, h1 *float32, h3 *float32, n int)
+
+// ropeAVX512 is
+//
+//	for range heads { for i := range pairs { c, s, a, b := cos[i], sign*sin[i], x[2*i], x[2*i+1]; x[2*i], x[2*i+1] = a*c-b*s, a*s+b*c }; x = x[2*pairs:] }
+//
+//go:noescape
+func ropeAVX512(x *float32, cos *float32, sin *float32, pairs int, heads int, sign float32)
+
+// adamWAVX512 is
+//
+//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }
+//
+//go:noescape
+func adamWAVX512(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+
+// adamTrafficAVX512 is
+//
+//	for i := range n { p[i] += grad[i]; m[i] += grad[i]; v[i] += grad[i] }
+//
+//go:noescape
+func adamTrafficAVX512(p *float32, grad *float32, m *float32, v *float32, n int)

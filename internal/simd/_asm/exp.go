@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -27,7 +29,7 @@ func (k *kernel) exp() expCode {
 		e.poly = append(e.poly, k.constant(c))
 	}
 	if !k.wide() {
-		e.bias = k.constantBits(127)
+		e.bias = constantMem(math.Float32frombits(127)) // the integer
 	}
 	return e
 }

@@ -12,6 +12,10 @@ func main() {
 		exp(s)
 		reductions(s)
 		linear(s)
+		norm(s)
+		swiglu(s)
+		rope(s)
+		adam(s)
 	}
 	Generate()
 }

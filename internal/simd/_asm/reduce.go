@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -121,10 +123,7 @@ func reductions(s isa) {
 	}
 }
 
-func minusInf() Mem {
-	k := kernel{isa: avx2}
-	return k.constantBits(0xff800000).(Mem)
-}
+func minusInf() Mem { return constantMem(float32(math.Inf(-1))) }
 
 // widen is v in float64, in two vectors.
 func (k *kernel) widen(v VecVirtual) (low, high VecVirtual) {

@@ -82,9 +82,19 @@ var constants = map[uint32]Mem{}
 
 // constant is a vector of copies of v: a register where there are 32, memory
 // where there are 16. It may only be the first source of an instruction.
-func (k *kernel) constant(v float32) Op { return k.constantBits(math.Float32bits(v)) }
+func (k *kernel) constant(v float32) Op {
+	m := constantMem(v)
+	if !k.wide() {
+		return m
+	}
+	r := k.vec()
+	VBROADCASTSS(m, r)
+	return r
+}
 
-func (k *kernel) constantBits(bits uint32) Op {
+// constantMem is copies of v in memory, enough for AVX2.
+func constantMem(v float32) Mem {
+	bits := math.Float32bits(v)
 	m, ok := constants[bits]
 	if !ok {
 		m = GLOBL(fmt.Sprintf("c%08x", bits), RODATA|NOPTR)
@@ -93,12 +103,7 @@ func (k *kernel) constantBits(bits uint32) Op {
 		}
 		constants[bits] = m
 	}
-	if !k.wide() {
-		return m
-	}
-	r := k.vec()
-	VBROADCASTSS(m, r)
-	return r
+	return m
 }
 
 // zero is a new vector of zeros.
