@@ -85,7 +85,7 @@ type job struct {
 var tiles = par.New(func(j *job, lo, hi int) { j.Run(j.scratch, lo, hi) })
 
 func (b *Backend) run(p gemm.Product) {
-	b.scratch.Reserve(runtime.GOMAXPROCS(0))
+	b.scratch.Reserve(runtime.GOMAXPROCS(0), &p)
 	tiles.For(p.Tiles(), 1, job{p, &b.scratch})
 }
 

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// gemm writes the kernel. Its body exists once for each number of rows: the
+// accumulators of a panel are registers.
+func gemm(v isa) {
+	cols := 2 * v.lanes
+	name := fmt.Sprintf("gemm%s_%dx%d", v.name, v.rows, cols)
+	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool, next *float32, ldn, nextRows, nextLines int)")
+	Pragma("noescape")
+	Doc(name+" multiplies panels of A, rows each, with a panel of B:", "",
+		fmt.Sprintf("\tfor i := range panels * rows { // rows ≤ %d", v.rows),
+		"\t\ta := a[i/rows*stepA+i%rows*lda:]",
+		fmt.Sprintf("\t\tfor j := range cols { // ≤ %d", cols),
+		"\t\t\tadd := add",
+		"\t\t\tfor k0 := 0; k0 < k; k0 += chunk {",
+		"\t\t\t\tvar s float32",
+		"\t\t\t\tfor l := k0; l < min(k, k0+chunk); l++ {",
+		fmt.Sprintf("\t\t\t\t\ts = fma(a[l*ka], b[l*%d+j], s)", cols),
+		"\t\t\t\t}",
+		"\t\t\t\tif add {",
+		"\t\t\t\t\ts += c[i*ldc+j]",
+		"\t\t\t\t}",
+		"\t\t\t\tc[i*ldc+j] = s",
+		"\t\t\t\tadd = true",
+		"\t\t\t}",
+		"\t\t}",
+		"\t}", "",
+		"It reads B's rows whole. Meanwhile it brings memory into the second-level cache: for each panel",
+		"nextRows rows, ldn apart, of nextLines cache lines from next on.")
+
+	var (
+		c, ldc, ldc3 = RBX, R13, R15
+		lda, lda3    = R11, R12
+		ka, b, left  = R10, RSI, RDX
+		acc          = func(i, j int) VecPhysical { return v.reg[2*i+j] }
+		bj           = v.reg[len(v.reg)-2:]
+		ai           = v.reg[2*v.rows : len(v.reg)-2]
+		panelA       = AllocLocal(8)
+		panels       = AllocLocal(8)
+		stepA        = AllocLocal(8)
+		stepC        = AllocLocal(8)
+		next         = AllocLocal(8)
+		adds         = AllocLocal(8) // does the chunk add to C?
+	)
+	if v.lanes == 8 { // Y12 to Y15: the masks need the first two
+		bj, ai = v.reg[12:14], v.reg[14:16]
+	}
+	Load(Param("c"), c)
+	Load(Param("rows"), RAX)
+	Load(Param("a"), R14)
+	MOVQ(R14, panelA)
+	Load(Param("panels"), RCX)
+	MOVQ(RCX, panels)
+	Load(Param("next"), RCX)
+	MOVQ(RCX, next)
+	loadBytes("ka", ka)
+	loadBytes("lda", lda)
+	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
+	loadBytes("stepA", RCX)
+	MOVQ(RCX, stepA)
+	loadBytes("ldc", ldc)
+	LEAQ(Mem{Base: ldc, Index: ldc, Scale: 2}, ldc3)
+	MOVQ(ldc, RCX)
+	IMULQ(RAX, RCX)
+	MOVQ(RCX, stepC)
+	Load(Param("cols"), RCX)
+	t := v.newTail(RCX, R14)
+	for r := v.rows; r > 1; r-- {
+		CMPQ(RAX, U8(r))
+		JEQ(LabelRef(fmt.Sprintf("panel%d", r)))
+	}
+
+	for r := 1; r <= v.rows; r++ {
+		l := func(s string) string { return fmt.Sprintf("%s%d", s, r) }
+		ref := func(s string) LabelRef { return LabelRef(l(s)) }
+		base := []GPPhysical{RDI, R8, R9}[:(r+3)/4]
+		A, C := grid{base, lda, lda3}, grid{base, ldc, ldc3}
+		each := func(f func(m Mem, r VecPhysical, j int)) {
+			for i := range r {
+				for j := range 2 {
+					f(C.row(i, j*v.bytes()), acc(i, j), j)
+				}
+			}
+		}
+
+		Label(l("panel"))
+		// The lines of C arrive while the products are summed.
+		MOVQ(c, RDI)
+		C.spread()
+		for i := range r {
+			PREFETCHT0(C.row(i, 0))
+			PREFETCHT0(C.row(i, 2*v.bytes()-4))
+		}
+		Load(Param("nextRows"), RCX)
+		TESTQ(RCX, RCX)
+		JZ(ref("fetched"))
+		MOVQ(next, RDI)
+		loadBytes("ldn", R8)
+		Label(l("fetch"))
+		MOVQ(RDI, R9)
+		Load(Param("nextLines"), RAX)
+		Label(l("line"))
+		PREFETCHT1(at(R9, 0))
+		ADDQ(Imm(64), R9)
+		DECQ(RAX)
+		JNZ(ref("line"))
+		ADDQ(R8, RDI)
+		DECQ(RCX)
+		JNZ(ref("fetch"))
+		MOVQ(RDI, next)
+		Label(l("fetched"))
+
+		MOVBQZX(param("add"), RAX)
+		MOVQ(RAX, adds)
+		Load(Param("b"), b)
+		Load(Param("k"), left)
+		MOVQ(panelA, RDI)
+
+		Label(l("chunk"))
+		A.spread()
+		each(func(_ Mem, r VecPhysical, _ int) { v.zero(r) })
+		Load(Param("chunk"), RCX)
+		CMPQ(RCX, left)
+		CMOVQGT(left, RCX)
+		SUBQ(RCX, left)
+		Label(l("k"))
+		VMOVUPS(at(b, 0), bj[0])
+		VMOVUPS(at(b, v.bytes()), bj[1])
+		ADDQ(I32(2*v.bytes()), b)
+		for i := range r {
+			x := ai[i%len(ai)]
+			VBROADCASTSS(A.row(i, 0), x)
+			VFMADD231PS(bj[0], x, acc(i, 0))
+			VFMADD231PS(bj[1], x, acc(i, 1))
+		}
+		for _, p := range base {
+			ADDQ(ka, p)
+		}
+		DECQ(RCX)
+		JNZ(ref("k"))
+
+		MOVQ(RDI, R14) // where A goes on
+		MOVQ(c, RDI)
+		C.spread()
+		Load(Param("cols"), RCX)
+		CMPQ(RCX, U8(cols))
+		JNE(ref("tail"))
+		CMPQ(adds, Imm(0))
+		JEQ(ref("store"))
+		each(func(m Mem, r VecPhysical, _ int) { VADDPS(m, r, r) })
+		Label(l("store"))
+		each(func(m Mem, r VecPhysical, _ int) { VMOVUPS(r, m) })
+		Label(l("stored"))
+		MOVQ(R14, RDI)
+		MOVQ(U32(1), adds)
+		TESTQ(left, left)
+		JNZ(ref("chunk"))
+		ADDQ(stepC, c)
+		MOVQ(stepA, RAX)
+		ADDQ(RAX, panelA)
+		DECQ(panels)
+		JNZ(ref("panel"))
+		JMP(LabelRef("done"))
+
+		Label(l("tail"))
+		t.load(RCX)
+		CMPQ(adds, Imm(0))
+		JEQ(ref("storeTail"))
+		each(func(m Mem, r VecPhysical, j int) {
+			t.read(m, j, ai[0])
+			VADDPS(ai[0], r, r)
+		})
+		Label(l("storeTail"))
+		each(func(m Mem, r VecPhysical, j int) { t.write(r, j, m) })
+		JMP(ref("stored"))
+	}
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
+
+// param is the memory of a parameter.
+func param(name string) Mem {
+	p, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return p.Addr
+}

@@ -1,0 +1,169 @@
+// Command _asm writes the amd64 kernels of package gemm; go generate in the
+// directory above runs it.
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// isa is an instruction set: its vector registers, and how many rows of two
+// vectors they hold of C.
+type isa struct {
+	name  string
+	reg   []VecPhysical
+	lanes int
+	rows  int
+}
+
+var (
+	avx512 = isa{"AVX512", []VecPhysical{Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z15,
+		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}, 16, 12}
+	avx2 = isa{"AVX2", []VecPhysical{Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7, Y8, Y9, Y10, Y11, Y12, Y13, Y14, Y15}, 8, 6}
+)
+
+func main() {
+	ConstraintExpr("!purego")
+	maskTable()
+	for _, v := range []isa{avx512, avx2} {
+		gemm(v)
+		copyRows(v)
+		fma(v)
+	}
+	transposeAVX512()
+	transposeAVX2()
+	Generate()
+}
+
+func (v isa) bytes() int { return 4 * v.lanes }
+
+func (v isa) zero(r VecPhysical) {
+	if v.lanes == 16 {
+		VPXORD(r, r, r)
+	} else {
+		VXORPS(r, r, r)
+	}
+}
+
+// at is the memory disp bytes behind base.
+func at(base Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
+
+// grid addresses the rows of a matrix: base[q] points to row 4q, ld is the
+// distance of two rows in bytes, ld3 three times that.
+type grid struct {
+	base    []GPPhysical
+	ld, ld3 GPPhysical
+}
+
+// spread makes the other base registers from the first.
+func (g grid) spread() {
+	for q := 1; q < len(g.base); q++ {
+		LEAQ(Mem{Base: g.base[q-1], Index: g.ld, Scale: 4}, g.base[q])
+	}
+}
+
+func (g grid) row(i, disp int) Mem {
+	m := at(g.base[i/4], disp)
+	switch i % 4 {
+	case 1:
+		m.Index, m.Scale = g.ld, 1
+	case 2:
+		m.Index, m.Scale = g.ld, 2
+	case 3:
+		m.Index, m.Scale = g.ld3, 1
+	}
+	return m
+}
+
+// loadBytes loads a parameter that counts float32, and makes it count bytes.
+func loadBytes(param string, r GPPhysical) {
+	Load(Param(param), r)
+	SHLQ(Imm(2), r)
+}
+
+// tail is two vectors of which only the first lanes are meant: opmasks in
+// AVX-512, vectors in AVX2.
+type tail struct {
+	v    isa
+	k    [2]OpmaskPhysical
+	m    [2]VecPhysical
+	from Mem // where the vectors are, for load
+}
+
+// newTail makes the masks of the first cols lanes; cols is overwritten.
+func (v isa) newTail(cols, tmp GPPhysical) tail {
+	t := tail{v: v, k: [2]OpmaskPhysical{K1, K2}, m: [2]VecPhysical{Y12, Y13}}
+	if v.lanes == 16 {
+		MOVQ(I32(-1), tmp)
+		BZHIQ(cols, tmp, tmp)
+		KMOVW(tmp.As32(), K1)
+		SHRQ(Imm(16), tmp)
+		KMOVW(tmp.As32(), K2)
+	} else {
+		t.from = AllocLocal(8)
+		LEAQ(NewDataAddr(Symbol{Name: "lanes", Static: true}, 64), tmp)
+		SHLQ(Imm(2), cols)
+		SUBQ(cols, tmp)
+		MOVQ(tmp, t.from)
+	}
+	return t
+}
+
+// load brings the masks into registers: Y12 and Y13 in AVX2.
+func (t tail) load(tmp GPPhysical) {
+	if t.v.lanes == 8 {
+		MOVQ(t.from, tmp)
+		VMOVUPS(at(tmp, 0), Y12)
+		VMOVUPS(at(tmp, 32), Y13)
+	}
+}
+
+// read loads vector j; lanes beyond are 0.
+func (t tail) read(m Mem, j int, r VecPhysical) {
+	if t.v.lanes == 16 {
+		VMOVUPS_Z(m, t.k[j], r)
+	} else {
+		VMASKMOVPS(m, t.m[j], r)
+	}
+}
+
+func (t tail) write(r VecPhysical, j int, m Mem) {
+	if t.v.lanes == 16 {
+		VMOVUPS(r, t.k[j], m)
+	} else {
+		VMASKMOVPS(r, t.m[j], m)
+	}
+}
+
+// maskTable is 16 lanes that are meant, then 16 that are not.
+func maskTable() {
+	GLOBL("lanes", RODATA|NOPTR)
+	for i := range 32 {
+		v := U32(0)
+		if i < 16 {
+			v = ^v
+		}
+		DATA(4*i, v)
+	}
+}
+
+// fma writes the loop that finds the peak.
+func fma(v isa) {
+	TEXT("fma"+v.name, NOSPLIT, "func(n int)")
+	Doc("fma" + v.name + " runs n times as many independent fused multiply-adds as a tile has vectors.")
+	Load(Param("n"), RCX)
+	acc := v.reg[:2*v.rows]
+	x, y := v.reg[len(v.reg)-2], v.reg[len(v.reg)-1]
+	for _, r := range v.reg {
+		v.zero(r)
+	}
+	Label("loop")
+	for _, r := range acc {
+		VFMADD231PS(x, y, r)
+	}
+	DECQ(RCX)
+	JNZ(LabelRef("loop"))
+	VZEROUPPER()
+	RET()
+}

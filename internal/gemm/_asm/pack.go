@@ -1,0 +1,144 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// copyRows writes the pack of rows that lie as the kernel wants them.
+func copyRows(v isa) {
+	TEXT("copy"+v.name, NOSPLIT, "func(dst, src *float32, ldd, lds, rows, cols int)")
+	Pragma("noescape")
+	Doc("copy"+v.name+" copies a few columns:", "",
+		"\tfor i := range rows {",
+		"\t\tfor j := range cols { // at most two vectors",
+		"\t\t\tdst[i*ldd+j] = src[i*lds+j]",
+		"\t\t}",
+		"\t}")
+	Load(Param("dst"), RDI)
+	Load(Param("src"), RSI)
+	loadBytes("ldd", R8)
+	loadBytes("lds", R9)
+	Load(Param("rows"), RCX)
+	Load(Param("cols"), RAX)
+	CMPQ(RAX, U8(2*v.lanes))
+	JNE(LabelRef("tail"))
+	step := func(loop string) {
+		ADDQ(R9, RSI)
+		ADDQ(R8, RDI)
+		DECQ(RCX)
+		JNZ(LabelRef(loop))
+	}
+	Label("row")
+	VMOVUPS(at(RSI, 0), v.reg[0])
+	VMOVUPS(at(RSI, v.bytes()), v.reg[1])
+	VMOVUPS(v.reg[0], at(RDI, 0))
+	VMOVUPS(v.reg[1], at(RDI, v.bytes()))
+	step("row")
+	VZEROUPPER()
+	RET()
+	Label("tail")
+	t := v.newTail(RAX, RDX)
+	t.load(RDX)
+	Label("rowTail")
+	for j := range 2 {
+		t.read(at(RSI, j*v.bytes()), j, v.reg[j])
+		t.write(v.reg[j], j, at(RDI, j*v.bytes()))
+	}
+	step("rowTail")
+	VZEROUPPER()
+	RET()
+}
+
+// transposeAVX512 transposes blocks of 16 by 16. Its loads insert 128 bits at
+// a time where a block of four columns belongs, which leaves two rounds of
+// shuffles within 128 bits.
+func transposeAVX512() {
+	TEXT("transposeAVX512", NOSPLIT, "func(dst, src *float32, lds, k int)")
+	Pragma("noescape")
+	Doc("transposeAVX512 packs 16 rows as columns:", "",
+		"\tfor l := range k { // a multiple of 4",
+		"\t\tfor j := range 16 {",
+		"\t\t\tdst[l*32+j] = src[j*lds+l]",
+		"\t\t}",
+		"\t}")
+	z := avx512.reg
+	Load(Param("dst"), RDI)
+	Load(Param("src"), RSI)
+	loadBytes("lds", R8)
+	Load(Param("k"), RCX)
+	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R9)
+	g := grid{[]GPPhysical{RSI, R10, R11, R12}, R8, R9}
+	g.spread()
+	Label("block")
+	for i := range 4 { // rows i, 4+i, 8+i, 12+i, columns l to l+3
+		VMOVUPS(g.row(i, 0), z[i].AsX())
+		for q := 1; q < 4; q++ {
+			VINSERTF32X4(Imm(uint64(q)), g.row(4*q+i, 0), z[i], z[i])
+		}
+	}
+	VUNPCKLPS(z[1], z[0], z[4])
+	VUNPCKHPS(z[1], z[0], z[5])
+	VUNPCKLPS(z[3], z[2], z[6])
+	VUNPCKHPS(z[3], z[2], z[7])
+	VUNPCKLPD(z[6], z[4], z[0])
+	VUNPCKHPD(z[6], z[4], z[1])
+	VUNPCKLPD(z[7], z[5], z[2])
+	VUNPCKHPD(z[7], z[5], z[3])
+	for i := range 4 {
+		VMOVUPS(z[i], at(RDI, 128*i))
+	}
+	for _, p := range g.base {
+		ADDQ(Imm(16), p)
+	}
+	ADDQ(U32(4*128), RDI)
+	SUBQ(Imm(4), RCX)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
+	RET()
+}
+
+// transposeAVX2 is the same for 8 rows.
+func transposeAVX2() {
+	TEXT("transposeAVX2", NOSPLIT, "func(dst, src *float32, lds, k int)")
+	Pragma("noescape")
+	Doc("transposeAVX2 packs 8 rows as columns:", "",
+		"\tfor l := range k { // a multiple of 4",
+		"\t\tfor j := range 8 {",
+		"\t\t\tdst[l*16+j] = src[j*lds+l]",
+		"\t\t}",
+		"\t}")
+	y := avx2.reg
+	Load(Param("dst"), RDI)
+	Load(Param("src"), RSI)
+	loadBytes("lds", R8)
+	Load(Param("k"), RCX)
+	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R9)
+	g := grid{[]GPPhysical{RSI, R10}, R8, R9}
+	g.spread()
+	Label("block")
+	for i := range 4 {
+		VMOVUPS(g.row(i, 0), y[i].AsX())
+		VINSERTF128(Imm(1), g.row(4+i, 0), y[i], y[i])
+	}
+	VUNPCKLPS(y[1], y[0], y[4])
+	VUNPCKHPS(y[1], y[0], y[5])
+	VUNPCKLPS(y[3], y[2], y[6])
+	VUNPCKHPS(y[3], y[2], y[7])
+	VUNPCKLPD(y[6], y[4], y[0])
+	VUNPCKHPD(y[6], y[4], y[1])
+	VUNPCKLPD(y[7], y[5], y[2])
+	VUNPCKHPD(y[7], y[5], y[3])
+	for i := range 4 {
+		VMOVUPS(y[i], at(RDI, 64*i))
+	}
+	for _, p := range g.base {
+		ADDQ(Imm(16), p)
+	}
+	ADDQ(U32(4*64), RDI)
+	SUBQ(Imm(4), RCX)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
+	RET()
+}

@@ -1,0 +1,7 @@
+//go:build purego || !amd64
+
+package gemm
+
+import "github.com/chainrule-go/chainrule/internal/isa"
+
+var kernels map[isa.Set]*kernel

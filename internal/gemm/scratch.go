@@ -1,0 +1,78 @@
+package gemm
+
+import "sync"
+
+// memory is what the tiles of one goroutine pack into, made when it is needed.
+type memory struct {
+	b *block
+	p *portableBlock
+}
+
+func (m *memory) block() *block {
+	if m.b == nil {
+		m.b = new(block)
+	}
+	return m.b
+}
+
+func (m *memory) portable() *portableBlock {
+	if m.p == nil {
+		m.p = new(portableBlock)
+	}
+	return m.p
+}
+
+// Scratch is a free list of the memory that goroutines need while they compute
+// tiles: up to 1.5 MB for each that does at the same time. The zero Scratch is
+// ready. (A sync.Pool would allocate again now and then.)
+type Scratch struct {
+	mu   sync.Mutex
+	free []*memory
+	made int
+}
+
+// Reserve makes memory for n goroutines that run p, so that Run allocates
+// nothing until more do.
+func (s *Scratch) Reserve(n int, p *Product) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.made < n {
+		s.free = append(s.free, new(memory))
+		s.made++
+	}
+	for _, m := range s.free {
+		switch p.how {
+		case blocked:
+			m.block().reserve(p)
+		case portable:
+			m.portable()
+		}
+	}
+}
+
+// Free forgets the memory that no goroutine uses.
+func (s *Scratch) Free() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.made -= len(s.free)
+	s.free = nil
+}
+
+func (s *Scratch) get() *memory {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.free); n > 0 {
+		m := s.free[n-1]
+		s.free[n-1] = nil
+		s.free = s.free[:n-1]
+		return m
+	}
+	s.made++
+	return new(memory)
+}
+
+func (s *Scratch) put(m *memory) {
+	s.mu.Lock()
+	s.free = append(s.free, m)
+	s.mu.Unlock()
+}
