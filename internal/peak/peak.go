@@ -32,16 +32,16 @@ func FMA(threads int) float64 {
 	return float64(threads) * n * float64(k.lanes) * 2 / best
 }
 
-// Streams holds the memory that Read and Update go through, allocated once:
-// several times the last cache, where the system tells its size.
+// Streams holds the memory that Read and Update go through, allocated once. It
+// should be larger than the caches.
 type Streams struct{ p, g, m, v []float32 }
 
-// NewStreams returns Streams of so many bytes, or of a size that suits the
-// machine for 0.
+// StreamBytes returns the size of Streams that suits the machine: twice its
+// last cache, between 256 MiB and 1 GiB.
+func StreamBytes() int { return min(max(2*lastCache(), 256<<20), 1<<30) }
+
+// NewStreams returns Streams of so many bytes.
 func NewStreams(bytes int) *Streams {
-	if bytes == 0 {
-		bytes = min(max(2*lastCache(), 256<<20), 1<<30)
-	}
 	n := max(bytes/16/blockFloats, 1) * blockFloats
 	s := &Streams{make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)}
 	s.Update(runtime.NumCPU()) // the first touch
