@@ -1,0 +1,127 @@
+// Package peak measures what the processor and its memory can do at most, for
+// benchmarks to compare with: multiply-adds in registers, reads, and the memory
+// pattern of an optimizer.
+//
+// The kernels are those of the instruction set isa.Best, so a cap on it caps
+// the peak, too.
+package peak
+
+import (
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/chainrule-go/chainrule/internal/isa"
+)
+
+// FMA returns the float32 operations a second of so many threads together that
+// multiply and add in registers, an FMA counting as two. It is the best of some
+// runs that take about two milliseconds together.
+func FMA(threads int) float64 {
+	k := kernels[isa.Best]
+	acc := make([][most]float32, threads)
+	const n, runs = 64 << 10, 6
+	best := math.Inf(1)
+	for range runs {
+		best = min(best, together(threads, func(i int) { k.fma(&acc[i], 1, 1, n) }))
+	}
+	return float64(threads) * n * float64(k.lanes) * 2 / best
+}
+
+// Streams holds the memory that Read and Update go through, allocated once. It
+// should be larger than the caches.
+type Streams struct{ p, g, m, v []float32 }
+
+// StreamBytes returns the size of Streams that suits the machine: twice its
+// last cache, between 256 MiB and 1 GiB.
+func StreamBytes() int { return min(max(2*lastCache(), 256<<20), 1<<30) }
+
+// NewStreams returns Streams of so many bytes.
+func NewStreams(bytes int) *Streams {
+	n := max(bytes/16/blockFloats, 1) * blockFloats
+	s := &Streams{make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)}
+	s.Update(runtime.NumCPU()) // the first touch
+	return s
+}
+
+// Read returns the bytes a second that so many threads together read.
+func (s *Streams) Read(threads int) float64 {
+	all := [...][]float32{s.p, s.g, s.m, s.v}
+	sums := make([]float32, 16*threads) // a cache line each
+	best := math.Inf(1)
+	for range streamRuns {
+		best = min(best, together(threads, func(i int) {
+			for _, a := range all {
+				sums[16*i] += kernels[isa.Best].read(part(a, i, threads))
+			}
+		}))
+	}
+	return 16 * float64(len(s.p)) / best
+}
+
+// Update returns the bytes a second of so many threads together that do to four
+// arrays what AdamW does: all of them are read and three written, 28 bytes a
+// parameter.
+func (s *Streams) Update(threads int) float64 {
+	best := math.Inf(1)
+	for range streamRuns {
+		best = min(best, together(threads, func(i int) {
+			kernels[isa.Best].update(part(s.p, i, threads), part(s.g, i, threads), part(s.m, i, threads), part(s.v, i, threads))
+		}))
+	}
+	return 28 * float64(len(s.p)) / best
+}
+
+// Bytes returns the size of the memory.
+func (s *Streams) Bytes() int { return 16 * len(s.p) }
+
+const streamRuns = 4
+
+// part is the i-th of n parts of a, in whole blocks.
+func part(a []float32, i, n int) []float32 {
+	blocks := len(a) / blockFloats
+	return a[i*blocks/n*blockFloats : (i+1)*blocks/n*blockFloats]
+}
+
+// together runs f(0) … f(threads−1) at the same time, each on a thread of its
+// own, and returns the seconds from the first start to the last end.
+func together(threads int, f func(i int)) float64 {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(threads))
+	var ready, done atomic.Int32
+	var begin atomic.Int64
+	base := time.Now()
+	body := func(i int) {
+		if ready.Add(1) == int32(threads) {
+			begin.Store(int64(time.Since(base)))
+		}
+		for begin.Load() == 0 {
+			runtime.Gosched()
+		}
+		f(i)
+		done.Add(1)
+	}
+	for i := 1; i < threads; i++ {
+		go body(i)
+	}
+	body(0)
+	for done.Load() != int32(threads) {
+		runtime.Gosched()
+	}
+	return (time.Since(base) - time.Duration(begin.Load())).Seconds()
+}
+
+// lastCache returns the size of the last cache in bytes as Linux tells it, or 0.
+func lastCache() (bytes int) {
+	for i := range 5 {
+		b, err := os.ReadFile("/sys/devices/system/cpu/cpu0/cache/index" + strconv.Itoa(i) + "/size")
+		if kib, isKiB := strings.CutSuffix(strings.TrimSpace(string(b)), "K"); err == nil && isKiB {
+			n, _ := strconv.Atoi(kib)
+			bytes = max(bytes, n<<10)
+		}
+	}
+	return bytes
+}
