@@ -87,8 +87,8 @@ type options struct {
 }
 
 func main() {
-	cli.Main("bench", func(ctx context.Context, args []string) error {
-		return run(ctx, args, os.Stdin, os.Stdout)
+	cli.Main("bench", func(ctx context.Context, args []string, out io.Writer) error {
+		return run(ctx, args, os.Stdin, out)
 	})
 }
 
