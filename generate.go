@@ -63,8 +63,7 @@ func NewSession(m *Model, be backend.Backend, o SessionOptions) (*Session, error
 	if o.MaxLen < 1 || o.MaxLen > m.SeqLen {
 		return nil, fmt.Errorf("chainrule: SessionOptions.MaxLen is %d, want 1 to Config.SeqLen %d", o.MaxLen, m.SeqLen)
 	}
-	const limit = 1 << 40 // elements of a buffer: products of sizes stay far from overflow
-	if most := min(limit/m.kv()/o.MaxLen, limit/m.VocabSize); o.Batch < 1 || o.Batch > most {
+	if most := min(maxParams/m.kv()/o.MaxLen, maxParams/m.VocabSize); o.Batch < 1 || o.Batch > most {
 		return nil, fmt.Errorf("chainrule: SessionOptions.Batch is %d, want 1 to %d", o.Batch, most)
 	}
 	s := &Session{

@@ -48,8 +48,8 @@ type RopeScaling struct {
 }
 
 // Validate returns an error that names the first field whose value cannot be,
-// or nil. A valid Config has less than 2⁴⁰ parameters, so that sizes computed
-// from it do not overflow.
+// or nil. A valid Config has at most 2⁴⁰ parameters (2²⁷ where an int has 32
+// bits), so that sizes computed from it do not overflow.
 func (c Config) Validate() error {
 	for _, f := range []struct {
 		name string
@@ -94,7 +94,7 @@ func (c Config) Validate() error {
 	return nil
 }
 
-const maxParams = 1 << 40
+const maxParams = 1 << (27 + 13*(^uint(0)>>63))
 
 // NumParams returns the number of weights of a valid Config; tied ones count
 // once.

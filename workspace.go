@@ -128,7 +128,7 @@ func shapeWorkspace(c Config, B, T int) (ws *Workspace, floats int, err error) {
 	if err := checkShape(c, B, T); err != nil {
 		return nil, 0, err
 	}
-	const most = 1 << 50
+	const most = 1 << (29 + 21*(^uint(0)>>63)) // an int has 32 or 64 bits
 	ws = &Workspace{config: c, B: B, T: T, capacity: B * T}
 	count := func() (floats int) {
 		ws.cut(func(rows, width int) []float32 {
@@ -145,7 +145,7 @@ func shapeWorkspace(c Config, B, T int) (ws *Workspace, floats int, err error) {
 	ws.layers = make([]layerActivations, 1)
 	layer := count() - around
 	if around > most || layer > (most-around)/c.NLayers {
-		return nil, 0, fmt.Errorf("chainrule: a Workspace of B=%d, T=%d would have more than 2⁵⁰ activations", B, T)
+		return nil, 0, fmt.Errorf("chainrule: a Workspace of B=%d, T=%d would have more than %d activations", B, T, most)
 	}
 	return ws, around + c.NLayers*layer, nil
 }
