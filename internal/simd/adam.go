@@ -20,17 +20,28 @@ type AdamW struct {
 //	p ← p − (Decay·p + Step·m/(√v·Root + Eps))
 //
 // The decay is part of the one step: 1 − Decay would lose most of a small Decay.
-// The slices have one length.
+// A moment that would become subnormal becomes 0, and a kernel may take any
+// subnormal number for 0: a row of an embedding that is not seen for a thousand
+// steps ends there, and computing on with it takes ten times as long. (NEON
+// keeps them.) The slices have one length.
 func (f *AdamW) Update(p, g, m, v []float32) {
 	n := len(p)
 	kernelAdamW(p, g[:n], m[:n], v[:n], f)
 }
+
+const normal = 0x1p-126 // the smallest
 
 func goAdamW(p, g, m, v []float32, f *AdamW) {
 	for i := range p {
 		d := g[i] * f.GradScale
 		mi := f.Beta1*m[i] + f.Rest1*d
 		vi := f.Beta2*v[i] + f.Rest2*(d*d)
+		if mi > -normal && mi < normal {
+			mi = 0
+		}
+		if vi > -normal && vi < normal {
+			vi = 0
+		}
 		m[i], v[i] = mi, vi
 		p[i] -= f.Decay*p[i] + f.Step*mi/(float32(math.Sqrt(float64(vi)))*f.Root+f.Eps)
 	}

@@ -2066,14 +2066,19 @@ done:
 	RET
 
 // func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
-// Requires: AVX, FMA3, MMX+
-TEXT ·adamWAVX2(SB), NOSPLIT, $0-48
+// Requires: AVX, FMA3, MMX+, SSE
+TEXT ·adamWAVX2(SB), NOSPLIT, $8-48
 	MOVQ         p+0(FP), AX
 	MOVQ         grad+8(FP), CX
 	MOVQ         m+16(FP), DX
 	MOVQ         v+24(FP), BX
 	MOVQ         n+32(FP), SI
 	MOVQ         f+40(FP), DI
+	STMXCSR      (SP)
+	MOVL         (SP), R8
+	ORL          $0x00008040, R8
+	MOVL         R8, 4(SP)
+	LDMXCSR      4(SP)
 	VBROADCASTSS (DI), Y0
 	VBROADCASTSS 4(DI), Y1
 	VBROADCASTSS 8(DI), Y2
@@ -2201,6 +2206,7 @@ by1end:
 	VMASKMOVPS  Y0, Y9, (AX)(DI*1)
 
 done:
+	LDMXCSR (SP)
 	VZEROUPPER
 	RET
 
@@ -4000,14 +4006,19 @@ done:
 	RET
 
 // func adamWAVX512(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·adamWAVX512(SB), NOSPLIT, $0-48
+// Requires: AVX, AVX512F, MMX+, SSE
+TEXT ·adamWAVX512(SB), NOSPLIT, $8-48
 	MOVQ         p+0(FP), AX
 	MOVQ         grad+8(FP), DX
 	MOVQ         m+16(FP), BX
 	MOVQ         v+24(FP), SI
 	MOVQ         n+32(FP), CX
 	MOVQ         f+40(FP), DI
+	STMXCSR      (SP)
+	MOVL         (SP), R8
+	ORL          $0x00008040, R8
+	MOVL         R8, 4(SP)
+	LDMXCSR      4(SP)
 	VBROADCASTSS (DI), Z0
 	VBROADCASTSS 4(DI), Z1
 	VBROADCASTSS 8(DI), Z2
@@ -4135,6 +4146,7 @@ by1end:
 	VMOVUPS     Z0, K1, (AX)(DI*1)
 
 done:
+	LDMXCSR (SP)
 	VZEROUPPER
 	RET
 

@@ -277,6 +277,30 @@ func TestElementsDoNotDependOnTheirPosition(t *testing.T) {
 	})
 }
 
+func TestAdamWLeavesNoSubnormalMoment(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		if set == isa.NEON {
+			t.Skip("keeps them")
+		}
+		for n := range 40 {
+			p, g, m, v := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
+			for i := range p {
+				p[i], m[i], v[i] = 1, 1e-40, 1e-40
+				if i%2 == 1 {
+					m[i] = -1e-44
+				}
+			}
+			adamFactors.Update(p, g, m, v)
+			require.Equal(t, make([]float32, n), m)
+			require.Equal(t, make([]float32, n), v)
+		}
+		// and only there
+		x := []float32{1e-40}
+		Scale(x, 0.5)
+		require.Equal(t, []float32{1e-40 * 0.5}, x)
+	})
+}
+
 func TestSumsOfRowsAreTheirGoLoops(t *testing.T) {
 	onEvery(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 8))
@@ -341,6 +365,25 @@ func TestRopeIsItsGoLoop(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Numbers that decayed to nothing do not slow it down.
+func BenchmarkAdamWOfSubnormals(b *testing.B) {
+	const n = 4096
+	f := AdamW{1, 0.9, 0.1, 0.95, 0.05, 1e-5, 1e-4, 1, 1e-8}
+	p, g := random(rand.New(rand.NewPCG(15, 16)), n), make([]float32, n)
+	for _, size := range []float32{1e-4, 1e-40} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			m, v := make([]float32, n), make([]float32, n)
+			b.SetBytes(28 * n)
+			for b.Loop() {
+				for i := range m {
+					m[i], v[i] = size, size
+				}
+				f.Update(p, g, m, v)
+			}
+		})
+	}
 }
 
 func BenchmarkKernels(b *testing.B) {

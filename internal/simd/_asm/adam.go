@@ -14,6 +14,14 @@ func adam(s isa) {
 			"for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); "+
 				"p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }")
 		p, g, m, v, n, f := pointer("p"), pointer("grad"), pointer("m"), pointer("v"), pointer("n"), pointer("f")
+		// subnormal is zero, until the end
+		saved := AllocLocal(8)
+		mxcsr := GP32()
+		STMXCSR(saved)
+		MOVL(saved, mxcsr)
+		ORL(U32(1<<15|1<<6), mxcsr)
+		MOVL(mxcsr, saved.Offset(4))
+		LDMXCSR(saved.Offset(4))
 		// in the order of the fields of AdamW
 		var factors [9]VecVirtual
 		for i := range factors {
@@ -48,6 +56,7 @@ func adam(s isa) {
 				k.store(w, at(p, i), masked)
 			}
 		})
+		LDMXCSR(saved)
 		end()
 	}
 	{
