@@ -22,8 +22,8 @@ type AdamW struct {
 // The decay is part of the one step: 1 − Decay would lose most of a small Decay.
 // A moment that would become subnormal becomes 0, and a kernel may take any
 // subnormal number for 0: a row of an embedding that is not seen for a thousand
-// steps ends there, and computing on with it takes ten times as long. (NEON
-// keeps them.) The slices have one length.
+// steps ends there, and computing on with it takes ten times as long. The
+// slices have one length.
 func (f *AdamW) Update(p, g, m, v []float32) {
 	n := len(p)
 	kernelAdamW(p, g[:n], m[:n], v[:n], f)

@@ -619,6 +619,9 @@ TEXT ·adamWNEON(SB), NOSPLIT, $0-48
 	MOVD v+24(FP), R4
 	MOVD n+32(FP), R2
 	MOVD f+40(FP), R5
+	MOVD FPCR, R6
+	ORR  $(1<<24), R6, R7 // subnormal is zero, until the end
+	MOVD R7, FPCR
 	VLD1R.P 4(R5), [V16.S4]
 	VLD1R.P 4(R5), [V17.S4]
 	VLD1R.P 4(R5), [V18.S4]
@@ -660,4 +663,5 @@ one:
 	BNE  one
 
 done:
+	MOVD R6, FPCR
 	RET

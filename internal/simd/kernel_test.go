@@ -279,9 +279,6 @@ func TestElementsDoNotDependOnTheirPosition(t *testing.T) {
 
 func TestAdamWLeavesNoSubnormalMoment(t *testing.T) {
 	onEvery(t, func(t *testing.T) {
-		if set == isa.NEON {
-			t.Skip("keeps them")
-		}
 		for n := range 40 {
 			p, g, m, v := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
 			for i := range p {
