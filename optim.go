@@ -65,10 +65,7 @@ type scaleArgs struct {
 }
 
 var scaleLoop = par.New(func(a *scaleArgs, lo, hi int) {
-	data := a.data[lo:hi]
-	for i := range data {
-		data[i] *= a.scale
-	}
+	simd.Scale(a.data[lo:hi], a.scale)
 })
 
 // Adam is the hyperparameters of AdamStep. WeightDecay acts on tensors of rank

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/chainrule-go/chainrule/internal/par"
+	"github.com/chainrule-go/chainrule/internal/simd"
 )
 
 // Adam is the hyperparameters of AdamW.
@@ -32,39 +33,20 @@ func AdamW(p, g, m, v []float32, t int, h Adam) {
 	}
 	bias1 := 1 - math.Pow(h.Beta1, float64(t))
 	bias2 := 1 - math.Pow(h.Beta2, float64(t))
-	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, adamWFactors{
-		beta1: float32(h.Beta1), rest1: float32(1 - h.Beta1),
-		beta2: float32(h.Beta2), rest2: float32(1 - h.Beta2),
-		gscale: float32(h.GradScale), decay: float32(h.LR * h.WeightDecay),
-		step: float32(h.LR / bias1), root: float32(1 / math.Sqrt(bias2)), eps: float32(h.Eps),
+	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, simd.AdamW{
+		GradScale: float32(h.GradScale),
+		Beta1:     float32(h.Beta1), Rest1: float32(1 - h.Beta1),
+		Beta2: float32(h.Beta2), Rest2: float32(1 - h.Beta2),
+		Decay: float32(h.LR * h.WeightDecay), Step: float32(h.LR / bias1),
+		Root: float32(1 / math.Sqrt(bias2)), Eps: float32(h.Eps),
 	}})
 }
 
 type adamWArgs struct {
 	p, g, m, v []float32
-	adamWFactors
-}
-
-// adamWFactors are computed once a step, in float64.
-type adamWFactors struct {
-	beta1, rest1, beta2, rest2 float32
-	gscale                     float32
-	decay                      float32 // α·λ
-	step                       float32 // α/(1−β₁ᵗ)
-	root                       float32 // 1/√(1−β₂ᵗ)
-	eps                        float32
+	factors    simd.AdamW // computed once a step, in float64
 }
 
 var adamWLoop = par.New(func(a *adamWArgs, lo, hi int) {
-	p, g, m, v := a.p[lo:hi], a.g[lo:hi], a.m[lo:hi], a.v[lo:hi]
-	g, m, v = g[:len(p)], m[:len(p)], v[:len(p)]
-	f := a.adamWFactors
-	for i := range p {
-		d := g[i] * f.gscale
-		mi := f.beta1*m[i] + f.rest1*d
-		vi := f.beta2*v[i] + f.rest2*(d*d)
-		m[i], v[i] = mi, vi
-		// the decay is part of the one step: 1 − α·λ would lose most of a small α·λ
-		p[i] -= f.decay*p[i] + f.step*mi/(float32(math.Sqrt(float64(vi)))*f.root+f.eps)
-	}
+	a.factors.Update(a.p[lo:hi], a.g[lo:hi], a.m[lo:hi], a.v[lo:hi])
 })

@@ -1,6 +1,9 @@
 package ops
 
-import "github.com/chainrule-go/chainrule/internal/par"
+import (
+	"github.com/chainrule-go/chainrule/internal/par"
+	"github.com/chainrule-go/chainrule/internal/simd"
+)
 
 // Add computes out = a + b over n elements: a residual connection. Its
 // backward is the identity on both sides. out may be a or b.
@@ -12,10 +15,7 @@ func Add(out, a, b []float32, n int) {
 type addArgs struct{ out, a, b []float32 }
 
 var addLoop = par.New(func(p *addArgs, lo, hi int) {
-	out, a, b := p.out[lo:hi], p.a[lo:hi], p.b[lo:hi]
-	for i := range out {
-		out[i] = a[i] + b[i]
-	}
+	simd.Add(p.out[lo:hi], p.a[lo:hi], p.b[lo:hi])
 })
 
 // AddBias adds the bias b [N] to each of the n rows of y [n,N].
@@ -30,9 +30,7 @@ var addBiasLoop = par.New(func(p *addBiasArgs, lo, hi int) {
 	N := len(p.b)
 	for i := lo; i < hi; i++ {
 		y := p.y[i*N:][:N]
-		for j, b := range p.b {
-			y[j] += b
-		}
+		simd.Add(y, y, p.b)
 	}
 })
 
@@ -56,9 +54,7 @@ var addBiasBackwardLoop = par.New(func(p *addBiasBackwardArgs, lo, hi int) {
 		db := p.db[c:min(N, c+columns)]
 		var sum [columns]float64
 		for i := range p.n {
-			for j, dy := range p.dy[i*N+c:][:len(db)] {
-				sum[j] += float64(dy)
-			}
+			simd.AddWide(sum[:], p.dy[i*N+c:][:len(db)])
 		}
 		for j := range db {
 			db[j] += float32(sum[j])

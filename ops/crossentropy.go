@@ -49,8 +49,7 @@ var crossEntropyLoop = par.New(func(a *crossEntropyArgs, lo, hi int) {
 			continue
 		}
 		row := a.logits[i*a.V:][:a.V]
-		m := simd.Max(row)
-		a.lse[i] = float64(m) + math.Log(simd.SumExpSub(row, m))
+		a.lse[i] = logSumExp(row)
 		a.out[i] = float32(a.lse[i] - float64(row[target]))
 	}
 })
@@ -63,13 +62,27 @@ var crossEntropyBackwardLoop = par.New(func(a *crossEntropyArgs, lo, hi int) {
 			clear(out)
 			continue
 		}
-		var others float64
-		for j, logit := range row {
-			if j != int(target) {
-				out[j] = float32(a.scale) * simd.Exp(float32(float64(logit)-a.lse[i]))
-				others += float64(out[j])
-			}
-		}
+		// scale·e^(x − lse) = (scale·e^(hi − lse))·e^(x − hi)
+		hi := float32(a.lse[i])
+		factor := float32(a.scale * math.Exp(float64(hi)-a.lse[i]))
+		others := simd.ScaledExpSub(out[:target], row[:target], hi, factor) +
+			simd.ScaledExpSub(out[target+1:], row[target+1:], hi, factor)
 		out[target] = float32(-others)
 	}
 })
+
+// logSumExp returns ln Σ e^x. It reads x once: each block is summed relative to
+// the largest element so far, while it lies in the first cache.
+func logSumExp(x []float32) float64 {
+	const block = 4096
+	most, sum := float32(math.Inf(-1)), 0.0
+	for ; len(x) > 0; x = x[min(block, len(x)):] {
+		b := x[:min(block, len(x))]
+		if m := simd.Max(b); m > most {
+			sum *= math.Exp(float64(most) - float64(m)) // of nothing at first
+			most = m
+		}
+		sum += simd.SumExpSub(b, max(most, -math.MaxFloat32)) // -Inf less -Inf is NaN
+	}
+	return float64(most) + math.Log(sum)
+}

@@ -1,6 +1,9 @@
 package ops
 
-import "github.com/chainrule-go/chainrule/internal/par"
+import (
+	"github.com/chainrule-go/chainrule/internal/par"
+	"github.com/chainrule-go/chainrule/internal/simd"
+)
 
 // Embedding copies row tokens[i] of table [V,C] to row i of x [n,C]. The
 // tokens are within [0,V): the caller has checked.
@@ -36,8 +39,6 @@ var embeddingBackwardLoop = par.New(func(a *embeddingArgs, lo, hi int) {
 	from, to := lo*columns, min(a.C, hi*columns)
 	for i, token := range a.tokens[:a.n] {
 		dst, src := a.out[int(token)*a.C:][from:to], a.in[i*a.C:][from:to]
-		for j, v := range src {
-			dst[j] += v
-		}
+		simd.Add(dst, dst, src)
 	}
 })

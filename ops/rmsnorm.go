@@ -52,9 +52,7 @@ var rmsNormLoop = par.New(func(a *rmsNormArgs, lo, hi int) {
 			x, y := a.x[i*a.xs+h*HD:][:HD], a.y[i*a.ys+h*HD:][:HD]
 			r := float32(1 / math.Sqrt(simd.SumSquares(x)/float64(HD)+a.eps))
 			a.rstd[i*a.NH+h] = r
-			for j := range y {
-				y[j] = x[j] * r * w[j]
-			}
+			simd.Normalize(y, x, w, r)
 		}
 	}
 })
@@ -84,14 +82,8 @@ var rmsNormBackwardX = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
 		for h := range a.NH {
 			dx, dy, x := a.dx[i*a.dxs+h*HD:][:HD], a.dy[i*a.dys+h*HD:][:HD], a.x[i*a.xs+h*HD:][:HD]
 			r := float64(a.rstd[i*a.NH+h])
-			var dot float64
-			for j := range dx {
-				dot += float64(w[j]*dy[j]) * float64(x[j])
-			}
-			k, r32 := float32(dot*r/float64(HD)), float32(r)
-			for j := range dx {
-				dx[j] += r32 * (w[j]*dy[j] - k*(r32*x[j]))
-			}
+			k := float32(simd.Dot3(w, dy, x) * r / float64(HD))
+			simd.NormalizeBackward(dx, dy, x, w, float32(r), k)
 		}
 	}
 })
@@ -104,10 +96,7 @@ var rmsNormBackwardW = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
 		for i := range a.n {
 			for h := range a.NH {
 				dy, x := a.dy[i*a.dys+h*HD+c:][:len(dw)], a.x[i*a.xs+h*HD+c:][:len(dw)]
-				r := a.rstd[i*a.NH+h]
-				for j := range dw {
-					sum[j] += float64(dy[j]) * float64(x[j]*r)
-				}
+				simd.AddProducts(sum[:], dy, x, a.rstd[i*a.NH+h])
 			}
 		}
 		for j := range dw {

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/chainrule-go/chainrule/internal/par"
+	"github.com/chainrule-go/chainrule/internal/simd"
 )
 
 // RopeTable fills cos and sin [T,len(freqs)] with the cosine and the sine of
@@ -53,14 +54,6 @@ var ropeLoop = par.New(func(a *ropeArgs, lo, hi int) {
 	half := a.HD / 2
 	for i := lo; i < hi; i++ {
 		cos, sin := a.cos[i%a.T*half:][:half], a.sin[i%a.T*half:][:half]
-		for h := range a.NH {
-			x := a.x[i*a.stride+h*a.HD:][:a.HD]
-			for j, c := range cos {
-				s := a.sign * sin[j]
-				x0, x1 := x[2*j], x[2*j+1]
-				x[2*j] = x0*c - x1*s
-				x[2*j+1] = x0*s + x1*c
-			}
-		}
+		simd.Rope(a.x[i*a.stride:][:a.NH*a.HD], cos, sin, a.sign)
 	}
 })

@@ -36,9 +36,7 @@ var swigluLoop = par.New(func(a *swigluArgs, lo, hi int) {
 	H := a.H
 	for i := lo; i < hi; i++ {
 		out, h1, h3 := a.out[i*H:][:H], a.h13[2*i*H:][:H], a.h13[(2*i+1)*H:][:H]
-		for j, z := range h1 {
-			out[j] = z * sigmoid(z) * h3[j]
-		}
+		simd.SwiGLU(out, h1, h3)
 	}
 })
 
@@ -47,13 +45,6 @@ var swigluBackwardLoop = par.New(func(a *swigluArgs, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		dh1, dh3 := a.out[2*i*H:][:H], a.out[(2*i+1)*H:][:H]
 		dout, h1, h3 := a.dout[i*H:][:H], a.h13[2*i*H:][:H], a.h13[(2*i+1)*H:][:H]
-		for j, z := range h1 {
-			s := sigmoid(z)
-			up := h3[j] // dh3 may be h3
-			dh3[j] = dout[j] * z * s
-			dh1[j] = dout[j] * up * s * (1 + z*(1-s))
-		}
+		simd.SwiGLUBackward(dh1, dh3, dout, h1, h3)
 	}
 })
-
-func sigmoid(z float32) float32 { return 1 / (1 + simd.Exp(-z)) }

@@ -1,0 +1,70 @@
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// linear writes the kernels of products and sums of elements.
+func linear(s isa) {
+	{
+		k := function(s, "axpy", "func(y *float32, a float32, x *float32, n int)",
+			"for i := range n { y[i] += a * x[i] }")
+		y, x, n := pointer("y"), pointer("x"), pointer("n")
+		a := k.argument("a")
+		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
+			for i := range count {
+				v, w := k.load(at(x, i), masked), k.load(at(y, i), masked)
+				VFMADD231PS(v, a, w)
+				k.store(w, at(y, i), masked)
+			}
+		})
+		end()
+	}
+	{
+		k := function(s, "scale", "func(x *float32, n int, a float32)",
+			"for i := range n { x[i] *= a }")
+		x, n := pointer("x"), pointer("n")
+		a := k.argument("a")
+		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
+			for i := range count {
+				v := k.load(at(x, i), masked)
+				VMULPS(a, v, v)
+				k.store(v, at(x, i), masked)
+			}
+		})
+		end()
+	}
+	{
+		k := function(s, "add", "func(out, a, b *float32, n int)",
+			"for i := range n { out[i] = a[i] + b[i] }")
+		out, a, b, n := pointer("out"), pointer("a"), pointer("b"), pointer("n")
+		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
+			for i := range count {
+				v, w := k.load(at(a, i), masked), k.load(at(b, i), masked)
+				VADDPS(w, v, v)
+				k.store(v, at(out, i), masked)
+			}
+		})
+		end()
+	}
+	{
+		k := function(s, "dSoftmax", "func(ds, p, dp *float32, n int, norm, mean, scale float32)",
+			"for i := range n { p[i] *= norm; ds[i] = p[i] * (dp[i] - mean) * scale }")
+		ds, p, dp, n := pointer("ds"), pointer("p"), pointer("dp"), pointer("n")
+		norm, mean, scale := k.argument("norm"), k.argument("mean"), k.argument("scale")
+		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
+			for i := range count {
+				v, d := k.load(at(p, i), masked), k.load(at(dp, i), masked)
+				VMULPS(norm, v, v)
+				VSUBPS(mean, d, d)
+				k.store(v, at(p, i), masked)
+				VMULPS(v, d, d)
+				VMULPS(scale, d, d)
+				k.store(d, at(ds, i), masked)
+			}
+		})
+		end()
+	}
+}

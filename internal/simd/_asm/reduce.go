@@ -1,0 +1,164 @@
+package main
+
+import (
+	"math"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// reductions writes Max, SumSquares, Dot and Dot3.
+func reductions(s isa) {
+	{
+		k := function(s, "max", "func(x *float32, n int) (m float32)",
+			"m = -Inf; for i := range n { if x[i] > m { m = x[i] } }")
+		x, n := pointer("x"), pointer("n")
+		const many = 4
+		var most [many]VecVirtual
+		for i := range most {
+			most[i] = k.vec()
+			VBROADCASTSS(minusInf(), most[i])
+		}
+		k.walk(n, many, func(at func(Register, int) Mem, count int, masked bool) {
+			for i := range count {
+				// MAX returns its last operand, the first here, if one is NaN
+				if !masked {
+					v := k.load(at(x, i), false)
+					VMAXPS(most[i], v, most[i])
+				} else if k.wide() {
+					v := k.load(at(x, i), true)
+					VMAXPS(most[i], v, k.mask, most[i])
+				} else { // lanes that are not there become -Inf
+					v, inf := k.load(at(x, i), true), k.vec()
+					VBROADCASTSS(minusInf(), inf)
+					VBLENDVPS(k.mask, v, inf, v)
+					VMAXPS(most[i], v, most[i])
+				}
+			}
+		})
+		VMAXPS(most[1], most[0], most[0])
+		VMAXPS(most[3], most[2], most[2])
+		VMAXPS(most[2], most[0], most[0])
+		m := most[0]
+		if k.wide() {
+			y := YMM()
+			VEXTRACTF64X4(Imm(1), m, y)
+			VMAXPS(y, m.AsY(), m.AsY())
+		}
+		t := XMM()
+		VEXTRACTF128(Imm(1), m.AsY(), t)
+		VMAXPS(t, m.AsX(), m.AsX())
+		VPERMILPS(Imm(0b1110), m.AsX(), t)
+		VMAXPS(t, m.AsX(), m.AsX())
+		VPERMILPS(Imm(1), m.AsX(), t)
+		VMAXSS(t, m.AsX(), m.AsX())
+		Store(m.AsX(), ReturnIndex(0))
+		end()
+	}
+	{
+		k := function(s, "sumSquares", "func(x *float32, n int) (sum float64)",
+			"for i := range n { sum += float64(x[i]) * float64(x[i]) }")
+		x, n := pointer("x"), pointer("n")
+		// each vector in two halves, of float64
+		var sums [8]VecVirtual
+		for i := range sums {
+			sums[i] = k.zero()
+		}
+		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
+			for i := range count {
+				low, high := k.widened(x, at, i, masked)
+				VFMADD231PD(low, low, sums[2*i])
+				VFMADD231PD(high, high, sums[2*i+1])
+			}
+		})
+		k.fold(sums[:]).ret()
+	}
+	{
+		k := function(s, "dot", "func(x, y *float32, n int) (sum float64)",
+			"for i := range n { sum += float64(x[i] * y[i]) }")
+		x, y, n := pointer("x"), pointer("y"), pointer("n")
+		sum := k.wideSum()
+		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
+			var t [2]VecVirtual
+			for i := range count {
+				v := k.load(at(x, i), masked)
+				w := Op(at(y, i))
+				if masked {
+					w = k.load(at(y, i), true)
+				}
+				if i < 2 {
+					t[i] = v
+					VMULPS(w, v, v)
+				} else {
+					VFMADD231PS(w, v, t[i-2])
+				}
+			}
+			if count > 1 {
+				VADDPS(t[1], t[0], t[0])
+			}
+			sum.add(t[0])
+		})
+		sum.ret()
+	}
+	{
+		k := function(s, "dot3", "func(x, y, z *float32, n int) (sum float64)",
+			"for i := range n { sum += float64(x[i]*y[i]) * float64(z[i]) }")
+		x, y, z, n := pointer("x"), pointer("y"), pointer("z"), pointer("n")
+		var sums [4]VecVirtual
+		for i := range sums {
+			sums[i] = k.zero()
+		}
+		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
+			for i := range count {
+				v, w := k.load(at(x, i), masked), k.load(at(y, i), masked)
+				VMULPS(w, v, v)
+				low, high := k.widen(v)
+				zlow, zhigh := k.widened(z, at, i, masked)
+				VFMADD231PD(zlow, low, sums[2*i])
+				VFMADD231PD(zhigh, high, sums[2*i+1])
+			}
+		})
+		k.fold(sums[:]).ret()
+	}
+}
+
+func minusInf() Mem { return constantMem(float32(math.Inf(-1))) }
+
+// widen is v in float64, in two vectors.
+func (k *kernel) widen(v VecVirtual) (low, high VecVirtual) {
+	low, high = k.vec(), k.vec()
+	upper := k.newHalf()
+	VCVTPS2PD(k.half(v), low)
+	if k.wide() {
+		VEXTRACTF64X4(Imm(1), v, upper)
+	} else {
+		VEXTRACTF128(Imm(1), v, upper)
+	}
+	VCVTPS2PD(upper, high)
+	return low, high
+}
+
+// widened is the i-th vector behind p in float64.
+func (k *kernel) widened(p Register, at func(Register, int) Mem, i int, masked bool) (low, high VecVirtual) {
+	if masked {
+		return k.widen(k.load(at(p, i), true))
+	}
+	low, high = k.vec(), k.vec()
+	m := at(p, i)
+	VCVTPS2PD(m, low)
+	VCVTPS2PD(m.Offset(2*k.lanes), high)
+	return low, high
+}
+
+// fold adds sums up to two.
+func (k *kernel) fold(sums []VecVirtual) wideSum {
+	for len(sums) > 2 {
+		half := len(sums) / 2
+		for i := range half {
+			VADDPD(sums[i+half], sums[i], sums[i])
+		}
+		sums = sums[:half]
+	}
+	return wideSum{k, sums[0], sums[1]}
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// isa is an instruction set by the number of float32 in its vectors.
+type isa struct {
+	name  string
+	lanes int
+}
+
+var (
+	avx2   = isa{"AVX2", 8}
+	avx512 = isa{"AVX512", 16}
+)
+
+func (s isa) wide() bool { return s == avx512 }
+
+// vec is a new vector register.
+func (s isa) vec() VecVirtual {
+	if s.wide() {
+		return ZMM()
+	}
+	return YMM()
+}
+
+// half is the lower half of a vector.
+func (s isa) half(v VecVirtual) Register {
+	if s.wide() {
+		return v.AsY()
+	}
+	return v.AsX()
+}
+
+// newHalf is a new register of half a vector.
+func (s isa) newHalf() VecVirtual {
+	if s.wide() {
+		return YMM()
+	}
+	return XMM()
+}
+
+// kernel is a function that is being written.
+type kernel struct {
+	isa
+	mask Register // of the lanes that the rest of a slice has: an opmask or a vector
+}
+
+// function begins a kernel named for its operation and instruction set. doc is
+// its Go loop.
+func function(s isa, name, signature, doc string) *kernel {
+	TEXT(name+s.name, NOSPLIT, signature)
+	Doc(name+s.name+" is", "", "\t"+doc)
+	Pragma("noescape")
+	return &kernel{isa: s}
+}
+
+func pointer(name string) Register { return Load(Param(name), GP64()) }
+
+// argument is a vector of copies of a float32 argument.
+func (k *kernel) argument(name string) VecVirtual {
+	v := k.vec()
+	VBROADCASTSS(NewParamAddr(name, offsetOf(name)), v)
+	return v
+}
+
+func offsetOf(name string) int {
+	b, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return b.Addr.Disp
+}
+
+var constants = map[uint32]Mem{}
+
+// constant is a vector of copies of v: a register where there are 32, memory
+// where there are 16. It may only be the first source of an instruction.
+func (k *kernel) constant(v float32) Op {
+	m := constantMem(v)
+	if !k.wide() {
+		return m
+	}
+	r := k.vec()
+	VBROADCASTSS(m, r)
+	return r
+}
+
+// constantMem is copies of v in memory, enough for AVX2.
+func constantMem(v float32) Mem {
+	bits := math.Float32bits(v)
+	m, ok := constants[bits]
+	if !ok {
+		m = GLOBL(fmt.Sprintf("c%08x", bits), RODATA|NOPTR)
+		for i := range avx2.lanes {
+			DATA(4*i, U32(bits))
+		}
+		constants[bits] = m
+	}
+	return m
+}
+
+// zero is a new vector of zeros.
+func (k *kernel) zero() VecVirtual {
+	v := k.vec()
+	VXORPS(v.AsY(), v.AsY(), v.AsY())
+	return v
+}
+
+// load is a new vector with the elements at m, or those of the mask and zeros.
+func (k *kernel) load(m Mem, masked bool) VecVirtual {
+	v := k.vec()
+	switch {
+	case !masked:
+		VMOVUPS(m, v)
+	case k.wide():
+		VMOVUPS_Z(m, k.mask, v)
+	default:
+		VMASKMOVPS(m, k.mask, v)
+	}
+	return v
+}
+
+// store writes v to m, or its lanes of the mask.
+func (k *kernel) store(v VecVirtual, m Mem, masked bool) {
+	switch {
+	case !masked:
+		VMOVUPS(v, m)
+	case k.wide():
+		VMOVUPS(v, k.mask, m)
+	default:
+		VMASKMOVPS(v, k.mask, m)
+	}
+}
+
+// clip sets the lanes of v outside the mask to 0.
+func (k *kernel) clip(v VecVirtual, masked bool) {
+	switch {
+	case !masked:
+	case k.wide():
+		VMOVAPS_Z(v, k.mask, v)
+	default:
+		VANDPS(k.mask, v, v)
+	}
+}
+
+var tails Mem
+
+// maskOf makes the mask of the first n < lanes lanes.
+func (k *kernel) maskOf(n Register) {
+	if k.wide() {
+		bits := GP32()
+		MOVL(I32(-1), bits)
+		MOVQ(n, RCX)
+		SHLL(CL, bits)
+		NOTL(bits)
+		k.mask = K()
+		KMOVW(bits, k.mask)
+		return
+	}
+	if tails.Base == nil {
+		tails = GLOBL("tails", RODATA|NOPTR)
+		for i := range 2 * avx2.lanes {
+			bits := U32(0)
+			if i < avx2.lanes {
+				bits = 0xffffffff
+			}
+			DATA(4*i, bits)
+		}
+	}
+	at := GP64()
+	LEAQ(tails.Offset(4*avx2.lanes), at)
+	back := GP64()
+	MOVQ(n, back)
+	SHLQ(Imm(2), back)
+	SUBQ(back, at)
+	k.mask = YMM()
+	VMOVDQU(Mem{Base: at}, k.mask)
+}
+
+// walk calls body to write the code for count vectors at a time: many, then
+// one, then one of which only the lanes of the mask are there. at gives the
+// memory of the i-th of these vectors behind a pointer. n is used up.
+func (k *kernel) walk(n Register, many int, body func(at func(p Register, i int) Mem, count int, masked bool)) {
+	offset := GP64() // bytes
+	XORQ(offset, offset)
+	at := func(p Register, i int) Mem {
+		return Mem{Base: p, Index: offset, Scale: 1, Disp: 4 * k.lanes * i}
+	}
+	for _, count := range []int{many, 1} {
+		if count == 1 && many == 1 && count != many {
+			continue
+		}
+		label := fmt.Sprintf("by%d", count)
+		Label(label)
+		CMPQ(n, I32(int32(count*k.lanes)))
+		JLT(LabelRef(label + "end"))
+		body(at, count, false)
+		ADDQ(I32(int32(4*count*k.lanes)), offset)
+		SUBQ(I32(int32(count*k.lanes)), n)
+		JMP(LabelRef(label))
+		Label(label + "end")
+		if many == 1 {
+			break
+		}
+	}
+	TESTQ(n, n)
+	JZ(LabelRef("done"))
+	k.maskOf(n)
+	body(at, 1, true)
+	Label("done")
+}
+
+// wideSum is a sum of float32 vectors in float64.
+type wideSum struct {
+	*kernel
+	low, high VecVirtual
+}
+
+func (k *kernel) wideSum() wideSum { return wideSum{k, k.zero(), k.zero()} }
+
+// add adds every lane of v.
+func (s wideSum) add(v VecVirtual) {
+	low, high, upper := s.vec(), s.vec(), s.newHalf()
+	VCVTPS2PD(s.half(v), low)
+	if s.wide() {
+		VEXTRACTF64X4(Imm(1), v, upper)
+	} else {
+		VEXTRACTF128(Imm(1), v, upper)
+	}
+	VCVTPS2PD(upper, high)
+	VADDPD(low, s.low, s.low)
+	VADDPD(high, s.high, s.high)
+}
+
+// ret returns the sum of all lanes.
+func (s wideSum) ret() {
+	VADDPD(s.high, s.low, s.low)
+	if s.wide() {
+		y := YMM()
+		VEXTRACTF64X4(Imm(1), s.low, y)
+		VADDPD(y, s.low.AsY(), s.low.AsY())
+	}
+	x := XMM()
+	VEXTRACTF128(Imm(1), s.low.AsY(), x)
+	VADDPD(x, s.low.AsX(), s.low.AsX())
+	VPERMILPD(Imm(1), s.low.AsX(), x)
+	VADDSD(x, s.low.AsX(), s.low.AsX())
+	Store(s.low.AsX(), ReturnIndex(0))
+	end()
+}
+
+// end is the end of a kernel.
+func end() {
+	VZEROUPPER()
+	RET()
+}

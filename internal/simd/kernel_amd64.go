@@ -1,0 +1,231 @@
+//go:build !purego
+
+package simd
+
+import (
+	"unsafe"
+
+	"github.com/chainrule-go/chainrule/internal/isa"
+)
+
+// ptr points to the first element, if there is one.
+func ptr[T any](x []T) *T { return unsafe.SliceData(x) }
+
+func kernelExp(y, x []float32, scale, m float32) float64 {
+	switch set {
+	case isa.AVX512:
+		return expAVX512(ptr(y), ptr(x), len(x), scale, m)
+	case isa.AVX2:
+		return expAVX2(ptr(y), ptr(x), len(x), scale, m)
+	default:
+		return goExp(y, x, scale, m)
+	}
+}
+
+func kernelSumExp(x []float32, m float32) float64 {
+	switch set {
+	case isa.AVX512:
+		return sumExpAVX512(ptr(x), len(x), m)
+	case isa.AVX2:
+		return sumExpAVX2(ptr(x), len(x), m)
+	default:
+		return goSumExp(x, m)
+	}
+}
+
+func kernelScaledExp(y, x []float32, m, a float32) float64 {
+	switch set {
+	case isa.AVX512:
+		return scaledExpAVX512(ptr(y), ptr(x), len(x), m, a)
+	case isa.AVX2:
+		return scaledExpAVX2(ptr(y), ptr(x), len(x), m, a)
+	default:
+		return goScaledExp(y, x, m, a)
+	}
+}
+
+func kernelMax(x []float32) float32 {
+	switch set {
+	case isa.AVX512:
+		return maxAVX512(ptr(x), len(x))
+	case isa.AVX2:
+		return maxAVX2(ptr(x), len(x))
+	default:
+		return goMax(x)
+	}
+}
+
+func kernelSumSquares(x []float32) float64 {
+	switch set {
+	case isa.AVX512:
+		return sumSquaresAVX512(ptr(x), len(x))
+	case isa.AVX2:
+		return sumSquaresAVX2(ptr(x), len(x))
+	default:
+		return goSumSquares(x)
+	}
+}
+
+func kernelDot(x, y []float32) float64 {
+	switch set {
+	case isa.AVX512:
+		return dotAVX512(ptr(x), ptr(y), len(y))
+	case isa.AVX2:
+		return dotAVX2(ptr(x), ptr(y), len(y))
+	default:
+		return goDot(x, y)
+	}
+}
+
+func kernelDot3(x, y, z []float32) float64 {
+	switch set {
+	case isa.AVX512:
+		return dot3AVX512(ptr(x), ptr(y), ptr(z), len(z))
+	case isa.AVX2:
+		return dot3AVX2(ptr(x), ptr(y), ptr(z), len(z))
+	default:
+		return goDot3(x, y, z)
+	}
+}
+
+func kernelAxpy(y []float32, a float32, x []float32) {
+	switch set {
+	case isa.AVX512:
+		axpyAVX512(ptr(y), a, ptr(x), len(x))
+	case isa.AVX2:
+		axpyAVX2(ptr(y), a, ptr(x), len(x))
+	default:
+		goAxpy(y, a, x)
+	}
+}
+
+func kernelScale(x []float32, a float32) {
+	switch set {
+	case isa.AVX512:
+		scaleAVX512(ptr(x), len(x), a)
+	case isa.AVX2:
+		scaleAVX2(ptr(x), len(x), a)
+	default:
+		goScale(x, a)
+	}
+}
+
+func kernelAdd(out, a, b []float32) {
+	switch set {
+	case isa.AVX512:
+		addAVX512(ptr(out), ptr(a), ptr(b), len(b))
+	case isa.AVX2:
+		addAVX2(ptr(out), ptr(a), ptr(b), len(b))
+	default:
+		goAdd(out, a, b)
+	}
+}
+
+func kernelDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
+	switch set {
+	case isa.AVX512:
+		dSoftmaxAVX512(ptr(ds), ptr(p), ptr(dp), len(dp), norm, mean, scale)
+	case isa.AVX2:
+		dSoftmaxAVX2(ptr(ds), ptr(p), ptr(dp), len(dp), norm, mean, scale)
+	default:
+		goDSoftmax(ds, p, dp, norm, mean, scale)
+	}
+}
+
+func kernelNormalize(y, x, w []float32, r float32) {
+	switch set {
+	case isa.AVX512:
+		normalizeAVX512(ptr(y), ptr(x), ptr(w), len(w), r)
+	case isa.AVX2:
+		normalizeAVX2(ptr(y), ptr(x), ptr(w), len(w), r)
+	default:
+		goNormalize(y, x, w, r)
+	}
+}
+
+func kernelNormalizeBackward(dx, dy, x, w []float32, r, c float32) {
+	switch set {
+	case isa.AVX512:
+		normalizeBackwardAVX512(ptr(dx), ptr(dy), ptr(x), ptr(w), len(w), r, c)
+	case isa.AVX2:
+		normalizeBackwardAVX2(ptr(dx), ptr(dy), ptr(x), ptr(w), len(w), r, c)
+	default:
+		goNormalizeBackward(dx, dy, x, w, r, c)
+	}
+}
+
+func kernelAddWide(sum []float64, x []float32) {
+	switch set {
+	case isa.AVX512:
+		addWideAVX512(ptr(sum), ptr(x), len(x))
+	case isa.AVX2:
+		addWideAVX2(ptr(sum), ptr(x), len(x))
+	default:
+		goAddWide(sum, x)
+	}
+}
+
+func kernelAddProducts(sum []float64, y, x []float32, r float32) {
+	switch set {
+	case isa.AVX512:
+		addProductsAVX512(ptr(sum), ptr(y), ptr(x), len(x), r)
+	case isa.AVX2:
+		addProductsAVX2(ptr(sum), ptr(y), ptr(x), len(x), r)
+	default:
+		goAddProducts(sum, y, x, r)
+	}
+}
+
+func kernelSwiglu(out, h1, h3 []float32) {
+	switch set {
+	case isa.AVX512:
+		swigluAVX512(ptr(out), ptr(h1), ptr(h3), len(h3))
+	case isa.AVX2:
+		swigluAVX2(ptr(out), ptr(h1), ptr(h3), len(h3))
+	default:
+		goSwiglu(out, h1, h3)
+	}
+}
+
+func kernelSwigluBackward(dh1, dh3, dout, h1, h3 []float32) {
+	switch set {
+	case isa.AVX512:
+		swigluBackwardAVX512(ptr(dh1), ptr(dh3), ptr(dout), ptr(h1), ptr(h3), len(h3))
+	case isa.AVX2:
+		swigluBackwardAVX2(ptr(dh1), ptr(dh3), ptr(dout), ptr(h1), ptr(h3), len(h3))
+	default:
+		goSwigluBackward(dh1, dh3, dout, h1, h3)
+	}
+}
+
+func kernelRope(x, cos, sin []float32, heads int, sign float32) {
+	switch set {
+	case isa.AVX512:
+		ropeAVX512(ptr(x), ptr(cos), ptr(sin), len(cos), heads, sign)
+	case isa.AVX2:
+		ropeAVX2(ptr(x), ptr(cos), ptr(sin), len(cos), heads, sign)
+	default:
+		goRope(x, cos, sin, heads, sign)
+	}
+}
+
+func kernelAdamW(p, g, m, v []float32, f *AdamW) {
+	switch set {
+	case isa.AVX512:
+		adamWAVX512(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale)
+	case isa.AVX2:
+		adamWAVX2(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale)
+	default:
+		goAdamW(p, g, m, v, f)
+	}
+}
+func kernelAdamTraffic(p, g, m, v []float32) {
+	switch set {
+	case isa.AVX512:
+		adamTrafficAVX512(ptr(p), ptr(g), ptr(m), ptr(v), len(v))
+	case isa.AVX2:
+		adamTrafficAVX2(ptr(p), ptr(g), ptr(m), ptr(v), len(v))
+	default:
+		goAdamTraffic(p, g, m, v)
+	}
+}

@@ -1,0 +1,361 @@
+package simd
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chainrule-go/chainrule/internal/isa"
+	"github.com/chainrule-go/chainrule/internal/testutil"
+)
+
+var (
+	nan = float32(math.NaN())
+	inf = float32(math.Inf(1))
+)
+
+// onEvery runs f with each instruction set that this processor has.
+func onEvery(t *testing.T, f func(t *testing.T)) {
+	defer func(s isa.Set) { set = s }(set)
+	for _, s := range isa.Available {
+		set = s
+		t.Run(s.String(), f)
+	}
+}
+
+// loop is a function of this package and its Go loop.
+type loop struct {
+	name     string
+	slices   int // that it takes
+	outputs  int // the first of them, which it may write
+	run, ref func(s [][]float32) float64
+	// An output may differ from the Go loop's by tol·(1+|want|), a sum by
+	// tol·(1+n): fused, and added up in another order. 0: not at all.
+	tol float64
+}
+
+var adamFactors = AdamW{0.5, 0.9, 0.1, 0.95, 0.05, 1e-3, 2e-3, 1.5, 1e-3}
+
+func none(f func()) float64 { f(); return 0 }
+
+var loops = []loop{
+	{"ExpScaleSub", 2, 1,
+		func(s [][]float32) float64 { return ExpScaleSub(s[0], s[1], 0.7, 0.3) },
+		func(s [][]float32) float64 { return goExp(s[0], s[1], 0.7, 0.3) }, 3e-7},
+	{"SumExpSub", 1, 0,
+		func(s [][]float32) float64 { return SumExpSub(s[0], 0.3) },
+		func(s [][]float32) float64 { return goSumExp(s[0], 0.3) }, 3e-7},
+	{"ScaledExpSub", 2, 1,
+		func(s [][]float32) float64 { return ScaledExpSub(s[0], s[1], 0.3, 0.7) },
+		func(s [][]float32) float64 { return goScaledExp(s[0], s[1], 0.3, 0.7) }, 3e-7},
+	{"Max", 1, 0,
+		func(s [][]float32) float64 { return float64(Max(s[0])) },
+		func(s [][]float32) float64 { return float64(goMax(s[0])) }, 0},
+	{"SumSquares", 1, 0,
+		func(s [][]float32) float64 { return SumSquares(s[0]) },
+		func(s [][]float32) float64 { return goSumSquares(s[0]) }, 1e-15},
+	{"Dot", 2, 0,
+		func(s [][]float32) float64 { return Dot(s[0], s[1]) },
+		func(s [][]float32) float64 { return goDot(s[0], s[1]) }, 3e-7},
+	{"Dot3", 3, 0,
+		func(s [][]float32) float64 { return Dot3(s[0], s[1], s[2]) },
+		func(s [][]float32) float64 { return goDot3(s[0], s[1], s[2]) }, 1e-14},
+	{"Axpy", 2, 1,
+		func(s [][]float32) float64 { return none(func() { Axpy(s[0], 0.7, s[1]) }) },
+		func(s [][]float32) float64 { return none(func() { goAxpy(s[0], 0.7, s[1]) }) }, 3e-7},
+	{"Scale", 1, 1,
+		func(s [][]float32) float64 { return none(func() { Scale(s[0], 0.7) }) },
+		func(s [][]float32) float64 { return none(func() { goScale(s[0], 0.7) }) }, 0},
+	{"Add", 3, 1,
+		func(s [][]float32) float64 { return none(func() { Add(s[0], s[1], s[2]) }) },
+		func(s [][]float32) float64 { return none(func() { goAdd(s[0], s[1], s[2]) }) }, 0},
+	{"DSoftmax", 3, 2,
+		func(s [][]float32) float64 { return none(func() { DSoftmax(s[0], s[1], s[2], 0.7, 0.3, 1.7) }) },
+		func(s [][]float32) float64 { return none(func() { goDSoftmax(s[0], s[1], s[2], 0.7, 0.3, 1.7) }) }, 3e-7},
+	{"Normalize", 3, 1,
+		func(s [][]float32) float64 { return none(func() { Normalize(s[0], s[1], s[2], 0.7) }) },
+		func(s [][]float32) float64 { return none(func() { goNormalize(s[0], s[1], s[2], 0.7) }) }, 0},
+	{"NormalizeBackward", 4, 1,
+		func(s [][]float32) float64 {
+			return none(func() { NormalizeBackward(s[0], s[1], s[2], s[3], 0.7, 0.3) })
+		},
+		func(s [][]float32) float64 {
+			return none(func() { goNormalizeBackward(s[0], s[1], s[2], s[3], 0.7, 0.3) })
+		}, 1e-6},
+	{"SwiGLU", 3, 1,
+		func(s [][]float32) float64 { return none(func() { SwiGLU(s[0], s[1], s[2]) }) },
+		func(s [][]float32) float64 { return none(func() { goSwiglu(s[0], s[1], s[2]) }) }, 5e-7},
+	{"SwiGLUBackward", 5, 2,
+		func(s [][]float32) float64 { return none(func() { SwiGLUBackward(s[0], s[1], s[2], s[3], s[4]) }) },
+		func(s [][]float32) float64 { return none(func() { goSwigluBackward(s[0], s[1], s[2], s[3], s[4]) }) }, 1e-6},
+	{"AdamW", 4, 4,
+		func(s [][]float32) float64 {
+			return none(func() { adamFactors.Update(s[0], s[1], s[2], s[3]) })
+		},
+		func(s [][]float32) float64 {
+			return none(func() { goAdamW(s[0], s[1], s[2], s[3], &adamFactors) })
+		}, 1e-6},
+	{"AdamTraffic", 4, 4,
+		func(s [][]float32) float64 { return none(func() { AdamTraffic(s[0], s[1], s[2], s[3]) }) },
+		func(s [][]float32) float64 { return none(func() { goAdamTraffic(s[0], s[1], s[2], s[3]) }) }, 0},
+}
+
+// data is random arguments; the second moment of AdamW is not negative.
+func (l loop) data(r *rand.Rand, n int) [][]float32 {
+	data := make([][]float32, l.slices)
+	for i := range data {
+		data[i] = random(r, n)
+	}
+	if l.name == "AdamW" {
+		for i, v := range data[3] {
+			data[3][i] = v * v
+		}
+	}
+	return data
+}
+
+// lengths are all up to several vectors of the widest kind, and some odd ones.
+func lengths() (n []int) {
+	for i := range 258 {
+		n = append(n, i)
+	}
+	return append(n, 511, 513, 1000, 1025, 4099)
+}
+
+func random(r *rand.Rand, n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(r.NormFloat64())
+	}
+	return x
+}
+
+// arena holds slices of up to most elements that end at a page that faults, and
+// others that begin wherever they are told to.
+type arena struct{ guarded, plain [][]float32 }
+
+const most = 4099
+
+func newArena(t testing.TB) (a arena) {
+	for range 8 {
+		a.guarded = append(a.guarded, testutil.Guarded(t, most+64))
+		a.plain = append(a.plain, make([]float32, most+128))
+	}
+	return a
+}
+
+const canary = 12345
+
+// check runs the loop on data where every access behind a slice faults, and at
+// another alignment, and compares it with the Go loop.
+func (a arena) check(t *testing.T, l loop, data [][]float32, shift int) {
+	t.Helper()
+	n := len(data[0])
+	want := make([][]float32, len(data))
+	for i := range data {
+		want[i] = slices.Clone(data[i])
+	}
+	wantSum := l.ref(want)
+
+	got, moved := make([][]float32, len(data)), make([][]float32, len(data))
+	for i := range data {
+		g := a.guarded[i]
+		for j := range 16 {
+			g[len(g)-n-1-j] = canary
+		}
+		got[i] = g[len(g)-n:]
+		copy(got[i], data[i])
+		p := a.plain[i]
+		for j := range p {
+			p[j] = canary
+		}
+		moved[i] = p[32+(shift+i)%16:][:n]
+		copy(moved[i], data[i])
+	}
+	sum, movedSum := l.run(got), l.run(moved)
+
+	require.Equal(t, math.Float64bits(sum), math.Float64bits(movedSum), "%s n=%d: the alignment shows", l.name, n)
+	// a sum is as large as its terms, of which there are n
+	require.True(t, close64(wantSum, sum, l.tol*float64(1+n)), "%s n=%d: %v, want %v", l.name, n, sum, wantSum)
+	for i := range data {
+		g, p := a.guarded[i], a.plain[i]
+		for j := range 16 {
+			require.Equal(t, float32(canary), g[len(g)-n-1-j], "%s n=%d: written before the start", l.name, n)
+			require.Equal(t, float32(canary), p[32+(shift+i)%16+n+j], "%s n=%d: written behind the end", l.name, n)
+		}
+		for j := range n {
+			if math.Float32bits(got[i][j]) != math.Float32bits(moved[i][j]) {
+				require.Fail(t, "the alignment shows", "%s n=%d", l.name, n)
+			}
+			tol := l.tol
+			if i >= l.outputs {
+				tol = 0
+			}
+			if !close64(float64(want[i][j]), float64(got[i][j]), tol) {
+				require.Fail(t, "differs from the Go loop", "%s n=%d: slice %d[%d] = %v, want %v", l.name, n, i, j, got[i][j], want[i][j])
+			}
+		}
+	}
+}
+
+// close64 says whether got is want within tol·(1+|want|); NaN and Inf have to
+// be the same.
+func close64(want, got, tol float64) bool {
+	if want != want || math.IsInf(want, 0) {
+		return want == got || want != want && got != got
+	}
+	return math.Abs(got-want) <= tol*(1+math.Abs(want))
+}
+
+func TestKernelsAreTheirGoLoops(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		a := newArena(t)
+		for _, l := range loops {
+			r := rand.New(rand.NewPCG(1, 2))
+			for _, n := range lengths() {
+				data := l.data(r, n)
+				a.check(t, l, data, n)
+			}
+		}
+	})
+}
+
+func TestKernelsPassOnWhatIsNotFinite(t *testing.T) {
+	special := []float32{nan, inf, -inf, 0, float32(math.Copysign(0, -1)), 1e-40, -1e-45, 1e37, -1e37, 120, -120} // no sum of four overflows
+	onEvery(t, func(t *testing.T) {
+		a := newArena(t)
+		for _, l := range loops {
+			if l.tol > 0 {
+				l.tol = 1e-4 // of large numbers that cancel
+			}
+			r := rand.New(rand.NewPCG(3, 4))
+			for _, n := range []int{1, 7, 16, 23, 70, 131} {
+				for range 40 {
+					data := l.data(r, n)
+					// one is bad, or everything is
+					for range 1 + r.IntN(2)*n {
+						data[r.IntN(len(data))][r.IntN(n)] = special[r.IntN(len(special))]
+					}
+					a.check(t, l, data, n)
+				}
+			}
+		}
+	})
+}
+
+func TestElementsDoNotDependOnTheirPosition(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(5, 6))
+		for _, l := range loops {
+			if l.outputs == 0 {
+				continue
+			}
+			const n = 150
+			data := l.data(r, n)
+			run := func(from, to int) [][]float32 {
+				s := make([][]float32, len(data))
+				for i := range s {
+					s[i] = slices.Clone(data[i][from:to])
+				}
+				l.run(s)
+				return s
+			}
+			all := run(0, n)
+			for from := range 40 {
+				to := from + 1 + r.IntN(n-from)
+				part := run(from, to)
+				for i := range part {
+					require.Equal(t, all[i][from:to], part[i], "%s of %d to %d", l.name, from, to)
+				}
+			}
+		}
+	})
+}
+
+func TestSumsOfRowsAreTheirGoLoops(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(7, 8))
+		a := newArena(t)
+		memory := testutil.Guarded(t, 2*most+64)
+		sums := unsafe.Slice((*float64)(unsafe.Pointer(&memory[0])), len(memory)/2)
+		for _, n := range lengths() {
+			x, y := a.guarded[0][most+64-n:], a.guarded[1][most+64-n:]
+			copy(x, random(r, n))
+			copy(y, random(r, n))
+			if n > 3 {
+				x[r.IntN(n)], y[r.IntN(n)] = nan, inf
+			}
+			sum := sums[len(sums)-Sums(n):] // ends at the page
+			before := &sums[len(sums)-Sums(n)-1]
+			*before = canary
+			check := func(run func(), add func(i int) float64) {
+				want := make([]float64, n)
+				for i := range want {
+					sum[i] = float64(i)
+					want[i] = sum[i] + add(i)
+				}
+				run()
+				for i := range want {
+					require.True(t, close64(want[i], sum[i], 1e-15), "n=%d: sum[%d] is %v, want %v", n, i, sum[i], want[i])
+				}
+			}
+			check(func() { AddWide(sum, x) }, func(i int) float64 { return float64(x[i]) })
+			check(func() { AddProducts(sum, y, x, 0.7) }, func(i int) float64 { return float64(y[i]) * float64(x[i]*0.7) })
+			require.Equal(t, float64(canary), *before)
+		}
+	})
+}
+
+func TestRopeIsItsGoLoop(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(9, 10))
+		a := newArena(t)
+		for pairs := range 70 {
+			for _, heads := range []int{0, 1, 3, 7} {
+				n := 2 * pairs * heads
+				x, cos, sin := a.guarded[0][most+64-n:], a.guarded[1][most+64-pairs:], a.guarded[2][most+64-pairs:]
+				copy(x, random(r, n))
+				copy(cos, random(r, pairs))
+				copy(sin, random(r, pairs))
+				if n > 5 {
+					x[r.IntN(n)], x[r.IntN(n)] = nan, inf
+				}
+				before := a.guarded[0][most+64-n-16:][:16]
+				copy(before, random(r, 16))
+				kept := slices.Clone(before)
+				for _, sign := range []float32{1, -1} {
+					want := slices.Clone(x)
+					goRope(want, cos, sin, heads, sign)
+					Rope(x, cos, sin, sign)
+					for i := range want {
+						require.True(t, close64(float64(want[i]), float64(x[i]), 5e-7), "%d heads of %d pairs: [%d] is %v, want %v", heads, pairs, i, x[i], want[i])
+					}
+					copy(x, want)
+				}
+				require.Equal(t, kept, before)
+			}
+		}
+	})
+}
+
+func BenchmarkKernels(b *testing.B) {
+	defer func(s isa.Set) { set = s }(set)
+	const n = 4096 // in the first cache
+	for _, l := range loops {
+		data := l.data(rand.New(rand.NewPCG(11, 12)), n)
+		for _, s := range isa.Available {
+			b.Run(fmt.Sprintf("%s/%v", l.name, s), func(b *testing.B) {
+				set = s
+				b.SetBytes(int64(4 * n * (l.slices + l.outputs)))
+				for b.Loop() {
+					l.run(data)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package simd
+
+// Axpy adds a·x to y. The slices have one length.
+func Axpy(y []float32, a float32, x []float32) { kernelAxpy(y, a, x[:len(y)]) }
+
+func goAxpy(y []float32, a float32, x []float32) {
+	for i := range y {
+		y[i] += a * x[i]
+	}
+}
+
+// Axpy4 adds a0·x0 + a1·x1 + a2·x2 + a3·x3 to y. The slices have one length.
+func Axpy4(y []float32, a0, a1, a2, a3 float32, x0, x1, x2, x3 []float32) {
+	x0, x1, x2, x3 = x0[:len(y)], x1[:len(y)], x2[:len(y)], x3[:len(y)]
+	for i := range y {
+		y[i] += (a0*x0[i] + a1*x1[i]) + (a2*x2[i] + a3*x3[i])
+	}
+}
+
+// Scale multiplies x by a.
+func Scale(x []float32, a float32) { kernelScale(x, a) }
+
+func goScale(x []float32, a float32) {
+	for i := range x {
+		x[i] *= a
+	}
+}
+
+// Add sets out = a + b. The slices have one length; out may be a or b.
+func Add(out, a, b []float32) { kernelAdd(out, a[:len(out)], b[:len(out)]) }
+
+func goAdd(out, a, b []float32) {
+	for i := range out {
+		out[i] = a[i] + b[i]
+	}
+}
+
+// DSoftmax is the backward of p = softmax(s·scale), whose sums are still to be
+// divided by:
+//
+//	p ← p·norm,  ds = p·(dp − mean)·scale
+//
+// with mean = Σ p·dp of the p that it leaves. The slices have one length; ds
+// may be dp.
+func DSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
+	kernelDSoftmax(ds, p[:len(ds)], dp[:len(ds)], norm, mean, scale)
+}
+
+func goDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
+	for i := range ds {
+		p[i] *= norm
+		ds[i] = p[i] * (dp[i] - mean) * scale
+	}
+}
