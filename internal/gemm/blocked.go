@@ -20,9 +20,15 @@ const (
 
 // block is the memory of one tile.
 type block struct {
-	b    [kBlock * maxCols]float32         // a panel of B
-	a    [kBlock * (rowBlock + 16)]float32 // a block of A, if it is packed
-	edge [kBlock * maxLanes]float32        // rows to transpose, if too few are left
+	b    [kBlock * maxCols]float32  // a panel of B
+	edge [kBlock * maxLanes]float32 // rows to transpose, if too few are left
+	a    []float32                  // a block of A, if it is packed
+}
+
+func (m *block) reserve(p *Product) {
+	if n := p.tm * p.kb; p.a.step != 1 && len(m.a) < n {
+		m.a = make([]float32, n)
+	}
 }
 
 // grid cuts C into tiles. Where A is packed tiles have all columns, elsewhere
@@ -36,19 +42,20 @@ func (p *Product) grid() {
 		p.tn = min(p.tn, 1024)
 	}
 	p.tm, p.tn = even(p.m, p.tm, p.kern.rows), even(p.n, p.tn, p.kern.cols)
+	p.kb = even(p.k, kBlock, 4)
+	p.chunk = p.kb
+	if p.kb >= p.k {
+		p.chunk = ceil(p.k, 2)
+	}
 }
 
 // tile computes rows r0 to r1 and columns c0 to c1 of C.
 func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 	q := p.kern
+	m.reserve(p)
 	groups := panels(r1-r0, q.rows)
-	kb := even(p.k, kBlock, 4)
-	chunk := kb
-	if kb >= p.k {
-		chunk = ceil(p.k, 2)
-	}
-	for k0 := 0; k0 < p.k; k0 += kb {
-		k := min(kb, p.k-k0)
+	for k0 := 0; k0 < p.k; k0 += p.kb {
+		k := min(p.kb, p.k-k0)
 		if p.a.step != 1 {
 			p.packA(m, groups, r0, k0, k)
 		}
@@ -63,12 +70,14 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 				if g.n == 0 {
 					break
 				}
-				a, lda, ka, step := m.a[(r-r0)*k:], 1, g.rows, g.rows*k
+				a, lda, ka, step := m.a, 1, g.rows, g.rows*k
 				if p.a.step == 1 {
 					a, lda, ka, step = p.a.data[r*p.a.lane+k0:], p.a.lane, 1, g.rows*p.a.lane
+				} else {
+					a = a[(r-r0)*k:]
 				}
 				next.share = ceil(next.rows, groups[0].n+groups[1].n)
-				q.gemm(&p.c[r*p.n+c], &a[0], &m.b[0], p.n, lda, ka, step, k, chunk, g.rows, g.n, min(q.cols, c1-c),
+				q.gemm(&p.c[r*p.ldc+c], &a[0], &m.b[0], p.ldc, lda, ka, step, k, p.chunk, g.rows, g.n, min(q.cols, c1-c),
 					p.add || k0 > 0, &next.data[0], next.ld, next.share, next.lines)
 				next = next.after(g.n)
 				r += g.n * g.rows

@@ -24,6 +24,7 @@ package gemm
 // it with NT, NN or TN.
 type Product struct {
 	c       []float32
+	ldc     int // distance of the rows of C
 	a, b    operand
 	m, n, k int
 	add     bool
@@ -31,6 +32,9 @@ type Product struct {
 	how    method
 	kern   *kernel
 	tm, tn int // size of a tile
+
+	kb    int // how much of K is packed at a time
+	chunk int // how many products a kernel sums before it adds them to C
 }
 
 // method is how the tiles of a product are computed.
@@ -66,7 +70,7 @@ func TN(dw, dy, x []float32, rows, out, in int) Product {
 
 // product plans a product with kernel q, which is nil if there is none.
 func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool) Product {
-	p := Product{c: c, a: a, b: b, m: m, n: n, k: k, add: add, kern: q}
+	p := Product{c: c, ldc: n, a: a, b: b, m: m, n: n, k: k, add: add, kern: q}
 	switch {
 	case m <= smallRows && a.step == 1 && b.step == 1 && !add:
 		p.how = dots

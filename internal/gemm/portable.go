@@ -54,7 +54,7 @@ func (p *Product) portableTile(blk *portableBlock, r0, r1, c0, c1 int) {
 		r, c := r0+i/across*lanes, c0+i%across*lanes
 		h, w := min(lanes, r1-r), min(lanes, c1-c)
 		for j := range h {
-			out := p.c[(r+j)*p.n+c:][:w]
+			out := p.c[(r+j)*p.ldc+c:][:w]
 			sum := acc[i][j*lanes:][:w]
 			if p.add {
 				for l, v := range sum {

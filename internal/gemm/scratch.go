@@ -43,7 +43,7 @@ func (s *Scratch) Reserve(n int, p *Product) {
 	for _, m := range s.free {
 		switch p.how {
 		case blocked:
-			m.block()
+			m.block().reserve(p)
 		case portable:
 			m.portable()
 		}
