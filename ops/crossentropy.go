@@ -17,7 +17,7 @@ import (
 func CrossEntropy(losses []float32, lse []float64, logits []float32, targets []int32, n, V int) {
 	need(len(losses) >= n && len(lse) >= n && len(logits) >= n*V && len(targets) >= n,
 		"chainrule: ops.CrossEntropy: a slice is too short")
-	crossEntropyLoop.For(n, grain(8*V), crossEntropyArgs{losses, lse, logits, targets, V, 0})
+	crossEntropyLoop.For(n, grain(2*V), crossEntropyArgs{losses, lse, logits, targets, V, 0})
 }
 
 // CrossEntropyBackward computes, for loss = scale·Σ_rows(lse − logit[target]),
@@ -29,7 +29,7 @@ func CrossEntropy(losses []float32, lse []float64, logits []float32, targets []i
 func CrossEntropyBackward(dlogits []float32, lse []float64, logits []float32, targets []int32, n, V int, scale float64) {
 	need(len(dlogits) >= n*V && len(lse) >= n && len(logits) >= n*V && len(targets) >= n,
 		"chainrule: ops.CrossEntropyBackward: a slice is too short")
-	crossEntropyBackwardLoop.For(n, grain(8*V), crossEntropyArgs{dlogits, lse, logits, targets, V, scale})
+	crossEntropyBackwardLoop.For(n, grain(2*V), crossEntropyArgs{dlogits, lse, logits, targets, V, scale})
 }
 
 type crossEntropyArgs struct {

@@ -12,7 +12,7 @@ import (
 // A row of h13 [n,2H] is h1, the gate, then h3; out is [n,H].
 func SwiGLU(out, h13 []float32, n, H int) {
 	need(len(out) >= n*H && len(h13) >= 2*n*H, "chainrule: ops.SwiGLU: a slice is too short")
-	swigluLoop.For(n, grain(8*H), swigluArgs{out, nil, h13, H})
+	swigluLoop.For(n, grain(2*H), swigluArgs{out, nil, h13, H})
 }
 
 // SwiGLUBackward computes dh13 [n,2H] from dout [n,H], the gradient of
@@ -24,7 +24,7 @@ func SwiGLU(out, h13 []float32, n, H int) {
 func SwiGLUBackward(dh13, dout, h13 []float32, n, H int) {
 	need(len(dh13) >= 2*n*H && len(dout) >= n*H && len(h13) >= 2*n*H,
 		"chainrule: ops.SwiGLUBackward: a slice is too short")
-	swigluBackwardLoop.For(n, grain(8*H), swigluArgs{dh13, dout, h13, H})
+	swigluBackwardLoop.For(n, grain(2*H), swigluArgs{dh13, dout, h13, H})
 }
 
 type swigluArgs struct {

@@ -24,6 +24,10 @@ func adam(s isa) {
 		decay, step, root, eps := factors[5], factors[6], factors[7], factors[8]
 		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
 			for i := range count {
+				for _, x := range []Register{p, g, m, v} {
+					// the square roots keep the processor from looking ahead itself
+					prefetch(PREFETCHT0, at, x, i, 1024)
+				}
 				d, mi, vi := k.load(at(g, i), masked), k.load(at(m, i), masked), k.load(at(v, i), masked)
 				VMULPS(gradScale, d, d)
 				t := k.vec()

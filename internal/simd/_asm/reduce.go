@@ -67,6 +67,7 @@ func reductions(s isa) {
 		}
 		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
 			for i := range count {
+				prefetch(PREFETCHT1, at, x, i, 8192) // the norm of a gradient comes from memory
 				low, high := k.widened(x, at, i, masked)
 				VFMADD231PD(low, low, sums[2*i])
 				VFMADD231PD(high, high, sums[2*i+1])

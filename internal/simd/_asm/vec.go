@@ -217,6 +217,12 @@ func (k *kernel) walk(n Register, many int, body func(at func(p Register, i int)
 	Label("done")
 }
 
+// prefetch asks for what walk will read distance bytes later, far enough ahead
+// that the next page has come when the loop gets there.
+func prefetch(op func(Op), at func(p Register, i int) Mem, p Register, i, distance int) {
+	op(at(p, i).Offset(distance))
+}
+
 // wideSum is a sum of float32 vectors in float64.
 type wideSum struct {
 	*kernel
