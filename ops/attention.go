@@ -3,16 +3,37 @@ package ops
 import (
 	"math"
 
+	"github.com/chainrule-go/chainrule/internal/gemm"
 	"github.com/chainrule-go/chainrule/internal/par"
 	"github.com/chainrule-go/chainrule/internal/simd"
 )
 
-// Scores are computed in tiles of queryTile rows by keyTile keys: no [T,T]
-// buffer exists.
+// Queries of one head at consecutive positions are a strip. Its scores
+// [queries, keys] are the only ones that a worker has in memory.
+//
+// All queries of a strip see the keys before it. At its own positions, queries
+// and keys go in blocks of diagonal: products end with the block on the
+// diagonal, and only in that one is there anything to mask.
 const (
-	queryTile = 4
-	keyTile   = 64
+	stripSize = 96
+	diagonal  = gemm.PanelCols
 )
+
+// manyPieces is how many pieces there are at least, if key heads have as many
+// strips: enough for some cores. A piece is consecutive strips of all the query
+// heads of a key head. It shares packed keys and values, and in the backward it
+// has a dk and dv of its own.
+const manyPieces = 8
+
+// pieces is how many pieces each of heads key heads is cut into.
+func pieces(heads, strips int) int { return min(strips, ceil(manyPieces, max(1, heads))) }
+
+// piece returns the strips of piece i: none, or such that pieces have about as
+// many scores.
+func piece(i, pieces, strips int) (lo, hi int) {
+	cut := func(i int) int { return int(float64(strips) * math.Sqrt(float64(i)/float64(pieces))) }
+	return cut(i), cut(i + 1)
+}
 
 // Attention computes causal softmax attention for B sequences of T tokens.
 // A row of qkv [B,T,(NH+2·NKV)·HD] is NH heads of q, then NKV of k, then NKV
@@ -22,19 +43,17 @@ const (
 //	score_s = q_t·k_s/√HD,  lse_t = ln Σ_s e^score_s,  out_t = Σ_s e^(score_s − lse_t)·v_s
 //
 // out is [B,T,NH·HD]; lse [B,NH,T] is all that the backward keeps of the
-// scores. The softmax runs online over tiles of keys (Milakov and Gimelshein,
-// 2018; Dao et al., 2022). The mask skips: what is in keys s > t has no
-// influence on row t, not even NaN.
+// scores. The mask skips: what is in keys s > t has no influence on row t, not
+// even NaN.
 func Attention(out, lse, qkv []float32, B, T, NH, NKV, HD int) {
 	stride := (NH + 2*NKV) * HD
 	need(len(out) >= B*T*NH*HD && len(lse) >= B*NH*T && len(qkv) >= B*T*stride,
 		"chainrule: ops.Attention: a slice is too short")
 	need(NKV > 0 && NH%NKV == 0, "chainrule: ops.Attention: NH is not a multiple of NKV")
 	need(HD%2 == 0, "chainrule: ops.Attention: HD is odd")
-	a := attentionArgs{out: out, lse: lse, q: qkv, qs: stride, kvs: stride, n: T, NH: NH, group: NH / NKV, HD: HD}
+	a := attentionArgs{out: out, lse: lse, q: qkv, qs: stride, kvs: stride, n: T, NKV: NKV, group: NH / NKV, HD: HD}
 	a.k, a.v = qkv[min(len(qkv), NH*HD):], qkv[min(len(qkv), (NH+NKV)*HD):]
-	a.blocks = (T + rowBlock - 1) / rowBlock
-	attentionLoop.For(B*NH*a.blocks, 1, a)
+	a.run(B)
 }
 
 // AttentionCached is Attention for one sequence whose keys and values are in a
@@ -46,146 +65,150 @@ func AttentionCached(out, q, k, v []float32, n, pos, NH, NKV, HD, qs int) {
 		len(k) >= (pos+n)*NKV*HD && len(v) >= (pos+n)*NKV*HD, "chainrule: ops.AttentionCached: a slice is too short")
 	need(NKV > 0 && NH%NKV == 0, "chainrule: ops.AttentionCached: NH is not a multiple of NKV")
 	need(HD%2 == 0, "chainrule: ops.AttentionCached: HD is odd")
-	a := attentionArgs{out: out, q: q, k: k, v: v, qs: qs, kvs: NKV * HD, n: n, pos: pos, NH: NH, group: NH / NKV, HD: HD}
-	a.blocks = (n + rowBlock - 1) / rowBlock
-	attentionLoop.For(NH*a.blocks, 1, a)
+	a := attentionArgs{out: out, q: q, k: k, v: v, qs: qs, kvs: NKV * HD, n: n, pos: pos, NKV: NKV, group: NH / NKV, HD: HD}
+	if n == 1 {
+		a.decode()
+		return
+	}
+	a.run(1)
 }
 
-// rowBlock is the number of query rows in a chunk of work.
-const rowBlock = 32
-
 type attentionArgs struct {
-	out, lse  []float32 // lse may be nil
-	q, k, v   []float32 // row i of q at i·qs, of k and v at i·kvs; head h at h·HD
-	qs, kvs   int
-	n, pos    int // rows of a sequence; position of its first query
-	NH, group int // query heads; query heads to a key head
-	HD        int
-	blocks    int // chunks in a sequence's head
+	out, lse      []float32 // lse may be nil
+	q, k, v       []float32 // row i of q at i·qs, of k and v at i·kvs; head h at h·HD
+	qs, kvs       int
+	n, pos        int // rows of a sequence; position of its first query
+	NKV, group    int // key heads; query heads to a key head
+	HD            int
+	heads, pieces int    // B·NKV; of each head
+	parts         *parts // of decode
+}
+
+func (a *attentionArgs) run(B int) {
+	a.heads = B * a.NKV
+	a.pieces = pieces(a.heads, ceil(a.n, stripSize))
+	attentionLoop.For(a.heads*a.pieces, 1, *a)
 }
 
 var attentionLoop = par.New(func(a *attentionArgs, lo, hi int) {
+	w := stripPool.Get()
 	for i := lo; i < hi; i++ {
-		block, bh := i%a.blocks, i/a.blocks
-		b, h := bh/a.NH, bh%a.NH
-		for t := block * rowBlock; t < min(a.n, (block+1)*rowBlock); t += queryTile {
-			a.rows(b, h, t, min(queryTile, a.n-t))
+		b, h := i%a.heads/a.NKV, i%a.NKV
+		first, end := piece(a.pieces-1-i/a.heads, a.pieces, ceil(a.n, stripSize)) // the longest strips first
+		k, keys := b*a.n*a.kvs+h*a.HD, a.pos+min(a.n, end*stripSize)
+		w.kt.PackT(a.k[k:], a.kvs, a.HD, keys)
+		w.v.Pack(a.v[k:], a.kvs, keys, a.HD)
+		for s := end - 1; s >= first; s-- {
+			for g := range a.group {
+				a.strip(w, b, h*a.group+g, s*stripSize, min(stripSize, a.n-s*stripSize))
+			}
 		}
 	}
+	stripPool.Put(w)
 })
 
-// rows computes rows t … t+nr−1 of head h of sequence b.
-func (a *attentionArgs) rows(b, h, t, nr int) {
-	HD := a.HD
+// strip computes rows t to t+n of query head h of sequence b.
+func (a *attentionArgs) strip(w *strip, b, h, t, n int) {
+	HD, NH := a.HD, a.NKV*a.group
 	scale := float32(1 / math.Sqrt(float64(HD)))
-	kv := b*a.n*a.kvs + h/a.group*HD
-	var q, out [queryTile][]float32
-	for r := range nr {
-		q[r] = a.q[(b*a.n+t+r)*a.qs+h*HD:][:HD]
-		out[r] = a.out[((b*a.n+t+r)*a.NH+h)*HD:][:HD]
-		clear(out[r])
+	out := a.out[((b*a.n+t)*NH+h)*HD:]
+	w.shape(n, HD, a.pos+t)
+	gather(w.q, a.q[(b*a.n+t)*a.qs+h*HD:], n, HD, a.qs)
+
+	w.scores(w.p, w.q, &w.kt) // P = Q Kᵀ
+	for i := range n {
+		row := w.row(w.p, i)
+		w.most[i] = scale * simd.Max(row)
+		w.sum[i] = simd.ExpScaleSub(row, row, scale, w.most[i])
 	}
-	var most [queryTile]float32 // the largest score so far
-	var sum [queryTile]float64  // Σ e^(score − most)
-	for r := range most {
-		most[r] = float32(math.Inf(-1))
+	w.mask(w.p)
+	w.weigh(out, NH*HD, w.p, &w.v, a.v[b*a.n*a.kvs+h/a.group*HD:], a.kvs) // out = P V
+	for i := range n {
+		simd.Scale(out[i*NH*HD:][:HD], float32(1/w.sum[i]))
 	}
-	var s [queryTile][keyTile]float32
-	for s0 := 0; s0 < a.pos+t+nr; s0 += keyTile {
-		n := min(keyTile, a.pos+t+nr-s0)
-		scores(&s, &q, a.k[kv+s0*a.kvs:], a.kvs, nr, n, a.pos+t-s0)
-		for r := range nr {
-			row := s[r][:max(0, min(n, a.pos+t+r+1-s0))]
-			if len(row) == 0 {
-				continue
-			}
-			for j := range row {
-				row[j] *= scale
-			}
-			m := max(most[r], simd.Max(row))
-			if m > most[r] {
-				shrink := simd.Exp(most[r] - m) // 0 at first
-				sum[r] *= float64(shrink)
-				for i := range out[r] {
-					out[r][i] *= shrink
-				}
-				most[r] = m
-			}
-			sum[r] += simd.ExpSub(row, row, m)
-			weightedRows(out[r], row, a.v[kv+s0*a.kvs:], a.kvs)
-		}
-	}
-	for r := range nr {
-		inv := float32(1 / sum[r])
-		for i := range out[r] {
-			out[r][i] *= inv
-		}
-		if a.lse != nil {
-			a.lse[(b*a.NH+h)*a.n+t+r] = float32(float64(most[r]) + math.Log(sum[r]))
+	if a.lse != nil {
+		for i, most := range w.most {
+			a.lse[(b*NH+h)*a.n+t+i] = float32(float64(most) + math.Log(w.sum[i]))
 		}
 	}
 }
 
-// scores sets s[r][j] = x_r·y_j for nr rows x_r and the n rows y_j of y, which
-// are stride apart; s[r][j] with j > diagonal+r is not read by anyone and may
-// be left out.
-func scores(s *[queryTile][keyTile]float32, x *[queryTile][]float32, y []float32, stride, nr, n, diagonal int) {
-	HD := len(x[0])
-	if nr == queryTile {
-		x0, x1, x2, x3 := x[0][:HD], x[1][:HD], x[2][:HD], x[3][:HD]
-		for j := range n {
-			yj := y[j*stride:][:HD]
-			var a0, a1, a2, a3, b0, b1, b2, b3 float32
-			for i := 0; i+2 <= HD; i += 2 {
-				u, v := yj[i], yj[i+1]
-				a0 += x0[i] * u
-				b0 += x0[i+1] * v
-				a1 += x1[i] * u
-				b1 += x1[i+1] * v
-				a2 += x2[i] * u
-				b2 += x2[i+1] * v
-				a3 += x3[i] * u
-				b3 += x3[i+1] * v
-			}
-			s[0][j], s[1][j], s[2][j], s[3][j] = a0+b0, a1+b1, a2+b2, a3+b3
-		}
-		return
-	}
-	for r := range nr {
-		xr := x[r][:HD]
-		for j := 0; j < min(n, diagonal+r+1); j++ {
-			yj := y[j*stride:][:HD]
-			var a, b float32
-			for i := 0; i+2 <= HD; i += 2 {
-				a += xr[i] * yj[i]
-				b += xr[i+1] * yj[i+1]
-			}
-			s[r][j] = a + b
-		}
-	}
+// keyBlock is how many keys a chunk of work has in decode, which reads them from
+// memory: so many as stay in cache between the pack and the product.
+const keyBlock = 256
+
+// parts is what decode computes for each block of keys and head.
+type parts struct {
+	most, out []float32 // [blocks, NH], [blocks, NH, HD]
+	sum       []float64 // [blocks, NH]
 }
 
-// weightedRows adds Σ_j w[j]·y_j to out; the rows y_j are stride apart.
-func weightedRows(out, w, y []float32, stride int) {
-	HD, j := len(out), 0
-	for ; j+4 <= len(w); j += 4 {
-		simd.Axpy4(out, w[j], w[j+1], w[j+2], w[j+3],
-			y[j*stride:][:HD], y[(j+1)*stride:][:HD], y[(j+2)*stride:][:HD], y[(j+3)*stride:][:HD])
+var partsPool par.Pool[parts]
+
+// decode computes one row. Blocks of keys are computed on their own, and added
+// up in their order: with m the largest score,
+//
+//	out = Σ_blocks e^(most − m)·out / Σ_blocks e^(most − m)·sum
+func (a *attentionArgs) decode() {
+	NH, HD := a.NKV*a.group, a.HD
+	blocks := ceil(a.pos+1, keyBlock)
+	a.parts = partsPool.Get()
+	fit(&a.parts.most, blocks*NH)
+	fit(&a.parts.sum, blocks*NH)
+	fit(&a.parts.out, blocks*NH*HD)
+	decodeLoop.For(blocks*a.NKV, 1, *a)
+	for h := range NH {
+		most := float32(math.Inf(-1))
+		for i := h; i < blocks*NH; i += NH {
+			most = max(most, a.parts.most[i])
+		}
+		out, sum := a.out[h*HD:][:HD], 0.0
+		clear(out)
+		for i := h; i < blocks*NH; i += NH {
+			weight := simd.Exp(a.parts.most[i] - most)
+			sum += float64(weight) * a.parts.sum[i]
+			simd.Axpy(out, weight, a.parts.out[i*HD:][:HD])
+		}
+		simd.Scale(out, float32(1/sum))
 	}
-	for ; j < len(w); j++ {
-		simd.Axpy(out, w[j], y[j*stride:][:HD])
-	}
+	partsPool.Put(a.parts)
 }
+
+var decodeLoop = par.New(func(a *attentionArgs, lo, hi int) {
+	w := stripPool.Get()
+	HD, group := a.HD, a.group
+	scale := float32(1 / math.Sqrt(float64(HD)))
+	for i := lo; i < hi; i++ {
+		h, from := i%a.NKV, i/a.NKV*keyBlock
+		keys := min(keyBlock, a.pos+1-from)
+		at := i * group // the first of the query heads
+		ld := keys
+		fit(&w.p, group*ld)
+		w.kt.PackT(a.k[from*a.kvs+h*HD:], a.kvs, HD, keys)
+		w.kt.Mul(w.p, ld, a.q[h*group*HD:], HD, 1, group, 0, HD, 0, keys, false)
+		for g := range group {
+			row := w.p[g*ld:][:keys]
+			// not -Inf: blocks without weight are 0, not NaN
+			most := max(scale*simd.Max(row), -math.MaxFloat32)
+			a.parts.most[at+g] = most
+			a.parts.sum[at+g] = simd.ExpScaleSub(row, row, scale, most)
+		}
+		w.v.Pack(a.v[from*a.kvs+h*HD:], a.kvs, keys, HD)
+		w.v.Mul(a.parts.out[at*HD:], HD, w.p, ld, 1, group, 0, keys, 0, HD, false)
+	}
+	stripPool.Put(w)
+})
 
 // AttentionBackward computes dqkv [B,T,(NH+2·NKV)·HD] from dout, with lse and
-// qkv of the forward. With P = e^(score − lse), recomputed for a few rows at a
+// qkv of the forward. With P = e^(score − lse), recomputed for a strip at a
 // time:
 //
 //	dv_s = Σ_t P_ts·dout_t,  dP_ts = dout_t·v_s,  dS_ts = P_ts·(dP_ts − Σ_u P_tu·dP_tu)
 //	dq_t = Σ_s dS_ts·k_s/√HD,  dk_s = Σ_t dS_ts·q_t/√HD
 //
-// summed over the query heads of a group for dk and dv. One worker has all of
-// a key head, so sums have one order.
+// summed over the query heads of a group for dk and dv. A worker sums the dk
+// and dv of a piece; the shape says how many pieces a head has, and they are
+// added in their order, so sums have one order.
 //
 // The sum in dS is dout_t·out_t, but computed so from the rounded out it would
 // not cancel the dP of a key that has nearly all of the weight: the error of
@@ -196,105 +219,243 @@ func AttentionBackward(dqkv, dout, lse, qkv []float32, B, T, NH, NKV, HD int) {
 		"chainrule: ops.AttentionBackward: a slice is too short")
 	need(NKV > 0 && NH%NKV == 0, "chainrule: ops.AttentionBackward: NH is not a multiple of NKV")
 	need(HD%2 == 0, "chainrule: ops.AttentionBackward: HD is odd")
-	attentionBackwardLoop.For(B*NKV, 1, attentionBackwardArgs{dqkv, dout, lse, qkv, T, NH, NKV, HD})
+	a := attentionBackwardArgs{dqkv: dqkv, dout: dout, lse: lse, qkv: qkv, T: T, NKV: NKV, group: NH / NKV, HD: HD}
+	a.heads = B * NKV
+	a.pieces = pieces(a.heads, ceil(T, stripSize))
+	a.sums = sumsPool.Get()
+	fit(a.sums, (a.pieces-1)*a.heads*2*T*HD)
+	attentionBackwardLoop.For(a.heads*a.pieces, 1, a)
+	if a.pieces > 1 {
+		attentionSumLoop.For(a.heads*T, grain(2*HD), a)
+	}
+	sumsPool.Put(a.sums)
 }
 
 type attentionBackwardArgs struct {
 	dqkv, dout, lse, qkv []float32
-	T, NH, NKV, HD       int
+	T, NKV, group, HD    int
+	heads, pieces        int        // B·NKV; of each head
+	sums                 *[]float32 // [pieces−1, heads, 2, T, HD]: dk and dv of all pieces but the last
 }
 
-// strips hold a few rows of P and of dP, then dS, over all keys.
-type strips struct{ p, ds [][queryTile][keyTile]float32 }
+var sumsPool par.Pool[[]float32]
 
-var stripPool par.Pool[strips]
+// stride is the length of a row of qkv.
+func (a *attentionBackwardArgs) stride() int { return (a.NKV*a.group + 2*a.NKV) * a.HD }
+
+// kv returns where k and v of sequence b and key head h begin.
+func (a *attentionBackwardArgs) kv(b, h int) (k, v int) {
+	k = b*a.T*a.stride() + (a.NKV*a.group+h)*a.HD
+	return k, k + a.NKV*a.HD
+}
+
+// sum returns dk and dv of a piece of a head.
+func (a *attentionBackwardArgs) sum(piece, head int) (dk, dv []float32) {
+	size := a.T * a.HD
+	s := (*a.sums)[(piece*a.heads+head)*2*size:]
+	return s[:size], s[size:][:size]
+}
 
 var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 	w := stripPool.Get()
-	if n := (a.T + keyTile - 1) / keyTile; len(w.p) < n {
-		w.p, w.ds = make([][queryTile][keyTile]float32, n), make([][queryTile][keyTile]float32, n)
-	}
+	stride := a.stride()
 	for i := lo; i < hi; i++ {
-		b, h := i/a.NKV, i%a.NKV
-		stride := (a.NH + 2*a.NKV) * a.HD
-		for t := range a.T {
-			row := a.dqkv[(b*a.T+t)*stride:]
-			clear(row[(a.NH+h)*a.HD:][:a.HD])
-			clear(row[(a.NH+a.NKV+h)*a.HD:][:a.HD])
+		at, head := a.pieces-1-i/a.heads, i%a.heads // the last piece first
+		b, h := head/a.NKV, head%a.NKV
+		k, v := a.kv(b, h)
+		first, end := piece(at, a.pieces, ceil(a.T, stripSize))
+		keys := min(a.T, end*stripSize)
+		w.kt.PackT(a.qkv[k:], stride, a.HD, keys)
+		w.vt.PackT(a.qkv[v:], stride, a.HD, keys)
+		w.k.Pack(a.qkv[k:], stride, keys, a.HD)
+		dk, dv, ld := a.dqkv[k:], a.dqkv[v:], stride
+		if at < a.pieces-1 {
+			dk, dv = a.sum(at, head)
+			ld = a.HD
 		}
-		group := a.NH / a.NKV
-		for head := h * group; head < (h+1)*group; head++ {
-			for t := 0; t < a.T; t += queryTile {
-				a.rows(w, b, head, h, t, min(queryTile, a.T-t))
+		// The last strip sees all keys and is the first to write them.
+		for s := end - 1; s >= first; s-- {
+			for g := range a.group {
+				a.strip(w, dk, dv, ld, b, h*a.group+g, s*stripSize, min(stripSize, a.T-s*stripSize), g > 0 || s < end-1)
 			}
 		}
 	}
 	stripPool.Put(w)
 })
 
-// rows adds what rows t … t+nr−1 of query head h contribute to dk and dv of
-// key head kvh, and computes their dq.
-func (a *attentionBackwardArgs) rows(w *strips, b, h, kvh, t, nr int) {
-	HD := a.HD
+// attentionSumLoop adds the sums of the other pieces to row s of dk and dv of
+// one head; index i is head·T + s.
+var attentionSumLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
+	for i := lo; i < hi; i++ {
+		head, s := i/a.T, i%a.T
+		k, v := a.kv(head/a.NKV, head%a.NKV)
+		for at := a.pieces - 2; at >= 0; at-- {
+			if first, end := piece(at, a.pieces, ceil(a.T, stripSize)); first < end && s < end*stripSize {
+				dk, dv := a.sum(at, head)
+				simd.Axpy(a.dqkv[k+s*a.stride():][:a.HD], 1, dk[s*a.HD:][:a.HD])
+				simd.Axpy(a.dqkv[v+s*a.stride():][:a.HD], 1, dv[s*a.HD:][:a.HD])
+			}
+		}
+	}
+})
+
+// strip computes rows t to t+n of dq of query head h of sequence b, and sets dk
+// and dv to what they contribute, or adds it.
+func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, ld, b, h, t, n int, add bool) {
+	HD, NH, stride := a.HD, a.NKV*a.group, a.stride()
 	scale := float32(1 / math.Sqrt(float64(HD)))
-	stride := (a.NH + 2*a.NKV) * HD
-	kAt := b*a.T*stride + (a.NH+kvh)*HD
-	vAt := kAt + a.NKV*HD
-	var q, dq, dout [queryTile][]float32
-	var lse [queryTile]float32
-	for r := range nr {
-		row := b*a.T + t + r
-		q[r] = a.qkv[row*stride+h*HD:][:HD]
-		dq[r] = a.dqkv[row*stride+h*HD:][:HD]
-		clear(dq[r])
-		dout[r] = a.dout[(row*a.NH+h)*HD:][:HD]
-		lse[r] = a.lse[(b*a.NH+h)*a.T+t+r]
+	q := (b*a.T+t)*stride + h*HD
+	k, _ := a.kv(b, h/a.group)
+	w.shape(n, HD, t)
+	fit(&w.dp, len(w.p))
+	gather(w.q, a.qkv[q:], n, HD, stride)
+	gather(w.dout, a.dout[((b*a.T+t)*NH+h)*HD:], n, HD, NH*HD)
+
+	w.scores(w.p, w.q, &w.kt)     // P = Q Kᵀ
+	w.scores(w.dp, w.dout, &w.vt) // dP = dout Vᵀ
+	for i := range n {
+		p, dp := w.row(w.p, i), w.row(w.dp, i)
+		sum := simd.ExpScaleSub(p, p, scale, a.lse[(b*NH+h)*a.T+t+i]) // 1 but for the rounding of lse
+		mean := simd.Dot(p, dp) / sum
+		simd.DSoftmax(dp, p, dp, float32(1/sum), float32(mean), scale)
 	}
-	var sum, weighted [queryTile]float64 // Σ P, which is 1 but for rounding, and Σ P·dP
-	for s0 := 0; s0 < t+nr; s0 += keyTile {
-		n := min(keyTile, t+nr-s0)
-		p, dp := &w.p[s0/keyTile], &w.ds[s0/keyTile]
-		scores(p, &q, a.qkv[kAt+s0*stride:], stride, nr, n, t-s0)
-		scores(dp, &dout, a.qkv[vAt+s0*stride:], stride, nr, n, t-s0)
-		for r := range nr {
-			seen := max(0, min(n, t+r+1-s0))
-			p, dp := p[r][:seen], dp[r][:seen]
-			for j := range p {
-				p[j] *= scale
-			}
-			sum[r] += simd.ExpSub(p, p, lse[r])
-			weighted[r] += simd.Dot(p, dp)
-		}
+	w.mask(w.p)
+	w.mask(w.dp)
+	w.weighBack(dv, ld, w.p, w.dout, add)                      // dV += Pᵀ dout
+	w.weighBack(dk, ld, w.dp, w.q, add)                        // dK += dSᵀ Q
+	w.weigh(a.dqkv[q:], stride, w.dp, &w.k, a.qkv[k:], stride) // dQ = dS K
+}
+
+// strip is the memory of a worker, for one strip at a time: n queries that see
+// past keys before theirs.
+type strip struct {
+	n, HD, past int
+
+	k, v, kt, vt gemm.Panels // [keys, HD], and the transposes
+
+	q, dout []float32 // [n, HD]
+	p, dp   []float32 // [n, ld]: scores and what becomes of them
+	ld      int
+	most    []float32   // [n], the largest score
+	sum     []float64   // [n], Σ_s e^(score_s − most)
+	rows    gemm.Panels // what a product packs besides
+	spare   []float32   // for what is not finite on the diagonal
+}
+
+var stripPool par.Pool[strip]
+
+func (w *strip) shape(n, HD, past int) {
+	w.n, w.HD, w.past = n, HD, past
+	// An odd number of cache lines: those of a column do not compete for one
+	// set of a cache.
+	w.ld = (ceil(past+n, 16) | 1) * 16
+	fit(&w.p, n*w.ld)
+	fit(&w.q, n*HD)
+	fit(&w.dout, n*HD)
+	fit(&w.most, n)
+	fit(&w.sum, n)
+}
+
+// fit makes *s n elements long, whatever is in them, and returns it.
+func fit[E any](s *[]E, n int) []E {
+	if cap(*s) < n {
+		*s = make([]E, n)
 	}
-	for s0 := 0; s0 < t+nr; s0 += keyTile {
-		n := min(keyTile, t+nr-s0)
-		p, ds := &w.p[s0/keyTile], &w.ds[s0/keyTile]
-		k := a.qkv[kAt+s0*stride:]
-		dk, dv := a.dqkv[kAt+s0*stride:], a.dqkv[vAt+s0*stride:]
-		for r := range nr {
-			seen := max(0, min(n, t+r+1-s0))
-			p, ds := p[r][:seen], ds[r][:seen]
-			norm, mean := float32(1/sum[r]), float32(weighted[r]/sum[r])
-			for j := range p {
-				p[j] *= norm
-				ds[j] = p[j] * (ds[j] - mean) * scale
-			}
-			weightedRows(dq[r], ds, k, stride)
+	*s = (*s)[:n]
+	return *s
+}
+
+// row returns the part of row i of s that the mask leaves.
+func (w *strip) row(s []float32, i int) []float32 { return s[i*w.ld:][:w.past+i+1] }
+
+// scores sets s = x y, x [n, HD], y [HD, keys], and leaves out what no query
+// sees.
+func (w *strip) scores(s, x []float32, y *gemm.Panels) {
+	keys := w.past + w.n
+	for from := 0; from < keys; {
+		// the panel of the first position, and all before it, is for all rows
+		to, at := min(keys, max(from, w.past/diagonal*diagonal)+diagonal), max(0, from-w.past)
+		y.Mul(s[at*w.ld+from:], w.ld, x[at*w.HD:], w.HD, 1, w.n-at, 0, w.HD, from, to, false)
+		from = to
+	}
+}
+
+// mask clears what the mask hides of the blocks on the diagonal.
+func (w *strip) mask(s []float32) {
+	for i := range w.n {
+		clear(s[i*w.ld+w.past:][i+1 : min((i/diagonal+1)*diagonal, w.n)])
+	}
+}
+
+// weigh sets out = s y, out [n, HD]: the rows of y [past+n, HD] that a query
+// sees, each weighted by its s. y is packed in yp; rows of out and y start
+// ldo and ldy apart.
+func (w *strip) weigh(out []float32, ldo int, s []float32, yp *gemm.Panels, y []float32, ldy int) {
+	HD := w.HD
+	yp.Mul(out, ldo, s, w.ld, 1, w.n, 0, w.past, 0, HD, false)
+	for d := 0; d < w.n; d += diagonal {
+		end := min(d+diagonal, w.n)
+		n, c, s, y := end-d, out[d*ldo:], s[d*w.ld+w.past:], y[w.past*ldy:]
+		if finite(y[d*ldy:], n, HD, ldy) {
+			yp.Mul(c, ldo, s, w.ld, 1, n, w.past, w.past+end, 0, HD, true)
+			continue
 		}
-		// keys that all rows see, then the triangle
-		full := 0
-		if nr == queryTile {
-			full = max(0, min(n, t+1-s0))
-		}
-		for j := range full {
-			simd.Axpy4(dk[j*stride:][:HD], ds[0][j], ds[1][j], ds[2][j], ds[3][j], q[0], q[1], q[2], q[3])
-			simd.Axpy4(dv[j*stride:][:HD], p[0][j], p[1][j], p[2][j], p[3][j], dout[0], dout[1], dout[2], dout[3])
-		}
-		for r := range nr {
-			for j := full; j < min(n, t+r+1-s0); j++ {
-				simd.Axpy(dk[j*stride:][:HD], ds[r][j], q[r])
-				simd.Axpy(dv[j*stride:][:HD], p[r][j], dout[r])
-			}
+		// 0·NaN is NaN: every query needs a product in which the rows of y that
+		// it does not see are 0.
+		product, seen := fit(&w.spare, (n+end)*HD)[:n*HD], w.spare[n*HD:]
+		gather(seen, y, end, HD, ldy)
+		for i := n - 1; i >= 0; i-- {
+			gather(product, c, n, HD, ldo)
+			w.rows.Pack(seen, HD, end, HD)
+			w.rows.Mul(product, HD, s, w.ld, 1, n, 0, end, 0, HD, true)
+			copy(c[i*ldo:][:HD], product[i*HD:])
+			clear(seen[(d+i)*HD:][:HD])
 		}
 	}
 }
+
+// weighBack sets, or adds to, dy = sᵀ x, dy [past+n, HD]: the rows of x [n, HD]
+// that see a key, each weighted by its s. Rows of dy start ldy apart.
+func (w *strip) weighBack(dy []float32, ldy int, s, x []float32, add bool) {
+	HD := w.HD
+	w.rows.Pack(x, HD, w.n, HD)
+	w.rows.Mul(dy, ldy, s, 1, w.ld, w.past, 0, w.n, 0, HD, add)
+	for d := 0; d < w.n; d += diagonal {
+		keys := min(diagonal, w.n-d)
+		c, s := dy[(w.past+d)*ldy:], s[d*w.ld+w.past+d:]
+		if finite(x[d*HD:], keys, HD, HD) {
+			w.rows.Mul(c, ldy, s, 1, w.ld, keys, d, w.n, 0, HD, add)
+			continue
+		}
+		product, seeing := fit(&w.spare, (keys+w.n)*HD)[:keys*HD], w.spare[keys*HD:]
+		copy(seeing, x)
+		for i := range keys {
+			gather(product, c, keys, HD, ldy)
+			w.rows.Pack(seeing, HD, w.n, HD)
+			w.rows.Mul(product, HD, s, 1, w.ld, keys, d, w.n, 0, HD, add)
+			copy(c[i*ldy:][:HD], product[i*HD:])
+			clear(seeing[(d+i)*HD:][:HD])
+		} // the next blocks want the rows that are left
+	}
+}
+
+// finite reports whether all of x [rows, cols] is.
+func finite(x []float32, rows, cols, stride int) bool {
+	if stride == cols {
+		rows, cols = 1, rows*cols
+	}
+	sum := 0.0
+	for i := range rows {
+		sum += simd.SumSquares(x[i*stride:][:cols])
+	}
+	return sum-sum == 0
+}
+
+// gather sets the rows of dst [n, cols] to those of src, stride apart.
+func gather(dst, src []float32, n, cols, stride int) {
+	for i := range n {
+		copy(dst[i*cols:][:cols], src[i*stride:])
+	}
+}
+
+func ceil(a, b int) int { return (a + b - 1) / b }

@@ -1,0 +1,183 @@
+package gemm
+
+// PanelCols divides into the columns of a panel of every kernel: a part of a
+// packed B begins at a multiple of it.
+const PanelCols = 32
+
+// Panels is a matrix B [K,N] packed for the kernels: for products of small
+// matrices that lie in cache, on one core, of which several share B. It is
+// panel after panel of a few columns, each [K, cols]. The zero value is an
+// empty matrix; Pack and PackT reuse its memory.
+type Panels struct {
+	data []float32
+	k, n int
+	edge [16 * 256]float32 // rows to transpose, if fewer are left than lanes
+}
+
+// chain is how many products are summed in one register at most. A panel of as
+// many rows is half of a first-level cache.
+const chain = 192
+
+// packed is the columns of a panel.
+func (q *kernel) panel() int {
+	if q == nil {
+		return portablePanel
+	}
+	return q.cols
+}
+
+func (p *Panels) shape(q *kernel, k, n int) {
+	p.k, p.n = k, n
+	if size := even(n, n, q.panel()) * k; len(p.data) < size {
+		p.data = make([]float32, size)
+	}
+}
+
+// Pack makes p the matrix B [k,n]; row i of it starts at b[i·ldb].
+func (p *Panels) Pack(b []float32, ldb, k, n int) { p.pack(best, b, ldb, k, n) }
+
+func (p *Panels) pack(q *kernel, b []float32, ldb, k, n int) {
+	p.shape(q, k, n)
+	if k == 0 || n == 0 {
+		return
+	}
+	_ = b[(k-1)*ldb+n-1]
+	cols := q.panel()
+	for c := 0; c < n; c += cols {
+		to := p.data[c*k:]
+		if q != nil {
+			q.copy(&to[0], &b[c], cols, ldb, k, min(cols, n-c))
+			continue
+		}
+		for l := range k {
+			copy(to[l*cols:][:cols], b[l*ldb+c:l*ldb+min(n, c+cols)])
+		}
+	}
+}
+
+// PackT makes p the matrix B [k,n] of which b is the transpose: row i of Bᵀ
+// [n,k] starts at b[i·ldb].
+func (p *Panels) PackT(b []float32, ldb, k, n int) { p.packT(best, b, ldb, k, n) }
+
+func (p *Panels) packT(q *kernel, b []float32, ldb, k, n int) {
+	p.shape(q, k, n)
+	if k == 0 || n == 0 {
+		return
+	}
+	_ = b[(n-1)*ldb+k-1]
+	cols := q.panel()
+	lanes, k4 := 1, 0
+	if q != nil {
+		lanes, k4 = q.lanes, k&^3
+	}
+	for c := 0; c < n; c += lanes {
+		to, from, rows := p.data[c/cols*cols*k+c%cols:], b[c*ldb:], min(lanes, n-c)
+		for l := k4; l < k; l++ {
+			for j := range rows {
+				to[l*cols+j] = from[j*ldb+l]
+			}
+		}
+		if rows == lanes {
+			if k4 > 0 {
+				q.transpose(&to[0], &from[0], ldb, k4)
+			}
+			continue
+		}
+		const ld = len(p.edge) / maxLanes
+		for l := 0; l < k4; l += ld { // the rows that are missing are not there to be read
+			w := min(ld, k4-l)
+			for j := range rows {
+				copy(p.edge[j*ld:][:w], from[j*ldb+l:])
+			}
+			q.transpose(&to[l*cols], &p.edge[0], ld, w)
+		}
+	}
+}
+
+// Mul sets C [m, n1-n0] to the product of A [m, k1-k0] with rows k0 to k1 of
+// columns n0 to n1 of B, or adds it where add is set. Row i of C starts at
+// c[i·ldc]; A[i,l] is a[i·lda+l·ka], so that it may be the transpose of what
+// lies in memory. n0 is a multiple of PanelCols. The order in which an element
+// is summed depends on k1-k0 alone.
+func (p *Panels) Mul(c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool) {
+	p.mul(best, c, ldc, a, lda, ka, m, k0, k1, n0, n1, add)
+}
+
+func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool) {
+	if m <= 0 || n1 <= n0 {
+		return
+	}
+	if n0%PanelCols != 0 || k0 < 0 || k1 > p.k || n1 > p.n {
+		panic("chainrule: gemm.Panels.Mul: not a part of the matrix")
+	}
+	_ = c[(m-1)*ldc+n1-n0-1]
+	if k1 <= k0 {
+		for i := range m {
+			if !add {
+				clear(c[i*ldc:][:n1-n0])
+			}
+		}
+		return
+	}
+	_ = a[(m-1)*lda+(k1-k0-1)*ka]
+	if q == nil {
+		p.portable(c, ldc, a, lda, ka, m, k0, k1, n0, n1, add)
+		return
+	}
+	groups := panels(m, q.rows)
+	step := even(k1-k0, chain, 1)
+	for l := k0; l < k1; l += step {
+		k := min(step, k1-l)
+		for j := n0; j < n1; j += q.cols {
+			b := &p.data[j*p.k+l*q.cols]
+			r := 0
+			for _, g := range groups {
+				if g.n > 0 {
+					q.gemm(&c[r*ldc+j-n0], &a[r*lda+(l-k0)*ka], b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n,
+						min(q.cols, n1-j), add || l > k0, nil, 0, 0, 0)
+				}
+				r += g.n * g.rows
+			}
+		}
+	}
+}
+
+const portablePanel = 4
+
+// portable is mul in Go: two rows by a panel at a time.
+func (p *Panels) portable(c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool) {
+	for j := n0; j < n1; j += portablePanel {
+		b := p.data[j*p.k+k0*portablePanel:][:(k1-k0)*portablePanel]
+		w := min(portablePanel, n1-j)
+		for i := 0; i < m; i += 2 {
+			x, y := a[i*lda:], a[min(i+1, m-1)*lda:] // past the last row, repeat it
+			var s, t [portablePanel]float32
+			s0, s1, s2, s3, t0, t1, t2, t3 := s[0], s[1], s[2], s[3], t[0], t[1], t[2], t[3]
+			at := 0
+			for b := b; len(b) >= portablePanel; b = b[portablePanel:] {
+				u, v := x[at], y[at]
+				at += ka
+				s0 += u * b[0]
+				s1 += u * b[1]
+				s2 += u * b[2]
+				s3 += u * b[3]
+				t0 += v * b[0]
+				t1 += v * b[1]
+				t2 += v * b[2]
+				t3 += v * b[3]
+			}
+			s, t = [portablePanel]float32{s0, s1, s2, s3}, [portablePanel]float32{t0, t1, t2, t3}
+			for r, sum := range [2][]float32{s[:w], t[:w]} {
+				if i+r < m {
+					out := c[(i+r)*ldc+j-n0:][:w]
+					for l, v := range sum {
+						if add {
+							v += out[l]
+						}
+						out[l] = v
+					}
+				}
+			}
+		}
+	}
+}
