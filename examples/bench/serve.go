@@ -21,7 +21,7 @@ import (
 // request is what bench/peers/run asks this program and its peers for: one
 // JSON object a line, each answered by one line.
 type request struct {
-	Do      string `json:"do"` // hello, probe, step, product, generate, save
+	Do      string `json:"do"` // hello, probe, read, step, product, generate or save
 	Model   string `json:"model"`
 	Untied  bool   `json:"untied"`
 	B       int    `json:"B"`
@@ -43,6 +43,7 @@ type answer struct {
 	Seconds  []float64 `json:"seconds,omitempty"`
 	FMA      float64   `json:"fma,omitempty"`
 	Read     float64   `json:"read,omitempty"`
+	Update   float64   `json:"update,omitempty"`
 	Machine  *machine  `json:"machine,omitempty"`
 	Resident int64     `json:"resident,omitempty"`
 	Config   any       `json:"config,omitempty"`
@@ -113,7 +114,7 @@ func (s *server) answer(r request) (a answer, err error) {
 		if s.streams == nil {
 			s.streams = peak.NewStreams(peak.StreamBytes())
 		}
-		a.Read = s.streams.Read(r.Threads)
+		a.Read, a.Update = s.streams.Read(r.Threads), s.streams.Update(r.Threads)
 		return a, nil
 	case "save":
 		c, err := shape(r.Model, r.Untied, r.T)
@@ -128,7 +129,7 @@ func (s *server) answer(r request) (a answer, err error) {
 		return a, checkpoint.SaveLlama2c(r.Path, m, 0)
 	case "step", "product", "generate":
 	default:
-		return a, fmt.Errorf("%q is not hello, probe, read, save, step, product or generate", r.Do)
+		return a, fmt.Errorf("%q is not hello, probe, read, step, product, generate or save", r.Do)
 	}
 	key := fmt.Sprint(r.Do, r.Model, r.Untied, r.B, r.T, r.Product, r.Rows, r.In, r.Out, r.Rotate)
 	if key != s.key {
