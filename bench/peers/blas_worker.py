@@ -116,7 +116,7 @@ def hello():
     lib.dnnl_version.restype = ctypes.POINTER(Version)
     v = lib.dnnl_version().contents
     isa = {0: "all", 1: "SSE4.1", 3: "AVX", 7: "AVX2", 15: "AVX2-VNNI", 39: "AVX-512 core", 103: "AVX-512 VNNI",
-           231: "AVX-512 BF16", 2023: "AMX"}
+           231: "AVX-512 BF16", 999: "AVX-512 AMX"}
     n = lib.dnnl_get_effective_cpu_isa()
     return {"version": f"{v.major}.{v.minor}.{v.patch}, kernels {isa.get(n, hex(n))}"}
 

@@ -142,7 +142,8 @@ def hello():
     version = torch.__version__
     for lib in OPENBLAS:
         lib.openblas_get_config.restype = lib.openblas_get_corename.restype = ctypes.c_char_p
-        version += f" with {' '.join(lib.openblas_get_config().decode().split()[:2])}, kernels {lib.openblas_get_corename().decode()}"
+        name, kernels = " ".join(lib.openblas_get_config().decode().split()[:2]), lib.openblas_get_corename().decode()
+        version += f" with {name} ({['no threads', 'its own threads', 'OpenMP'][lib.openblas_get_parallel()]}, kernels {kernels})"
     if torch.backends.mkl.is_available():
         version += " with MKL"
     return {"version": version + (", compiled" if COMPILE else "") + (", fused AdamW" if FUSED else ", foreach AdamW")}

@@ -224,7 +224,7 @@ func (o *options) secondsOr(usual float64) float64 {
 func (o *options) meters(ctx context.Context, threads int) (*meter, [2]peaks) {
 	o.progress("what the machine can do")
 	if o.streams == nil {
-		o.streams = peak.NewStreams(peak.StreamBytes())
+		o.streams = peak.NewStreams(streamBytes)
 	}
 	until := o.begin.Add(o.limit)
 	one := newMeter(ctx, 1, 0, o.streams, until)

@@ -40,11 +40,17 @@ func (p peaks) max(q peaks) peaks {
 
 var errLimit = errors.New("the time of -limit is over")
 
+// Tests have less of both.
+var (
+	streamBytes = peak.StreamBytes()
+	patience    = 20 * time.Second // how long a meter waits for the cores, in all
+)
+
 // newMeter measures the peaks. They are the best of several measurements: of
 // the FMA peak, all that follow until the end, too. one is the FMA peak of one
 // thread, or 0.
 func newMeter(ctx context.Context, threads int, one float64, s *peak.Streams, until time.Time) *meter {
-	m := &meter{ctx: ctx, threads: threads, until: until, wait: 20 * time.Second}
+	m := &meter{ctx: ctx, threads: threads, until: until, wait: patience}
 	m.peaks.Threads = threads
 	// Two cores that share one have half of two peaks; two that only slow each
 	// other down, by heat, have more.

@@ -11,7 +11,6 @@ import (
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/backend/cpu"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
-	"github.com/chainrule-go/chainrule/internal/peak"
 )
 
 // The rows of x: those of training, and those of generation, where the weights
@@ -133,7 +132,7 @@ func runProducts(ctx context.Context, o *options, p *printer) error {
 	} else {
 		threads = append(threads, o.threads)
 	}
-	ops, err := newOperands(slices.Max(trainingRows), cases, peak.StreamBytes()/4)
+	ops, err := newOperands(slices.Max(trainingRows), cases, streamBytes/4)
 	if err != nil {
 		return err
 	}

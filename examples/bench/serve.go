@@ -112,7 +112,7 @@ func (s *server) answer(r request) (a answer, err error) {
 		return a, nil
 	case "read":
 		if s.streams == nil {
-			s.streams = peak.NewStreams(peak.StreamBytes())
+			s.streams = peak.NewStreams(streamBytes)
 		}
 		a.Read, a.Update = s.streams.Read(r.Threads), s.streams.Update(r.Threads)
 		return a, nil
@@ -170,7 +170,7 @@ func (s *server) prepare(r request) error {
 		}
 		weights := 0
 		if r.Rotate {
-			weights = peak.StreamBytes() / 4
+			weights = streamBytes / 4
 		}
 		ops, err := newOperands(r.Rows, []productCase{{"", r.In, r.Out}}, weights)
 		if err != nil {

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"image/png"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chainrule-go/chainrule"
+	"github.com/chainrule-go/chainrule/examples/internal/cli"
+)
+
+func init() { streamBytes, patience = 8<<20, time.Second }
+
+func bench(t *testing.T, args ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), args, strings.NewReader(""), &out))
+	return out.String()
+}
+
+// The breakdown is of what the library does only if the replayed calls give
+// the library's gradients, to the bit.
+func TestReplayIsTheLibrarysStep(t *testing.T) {
+	const B, T = 2, 24
+	plain, err := shape("tiny", false, T)
+	require.NoError(t, err)
+	untied, qk := plain, plain
+	untied.Tied = false
+	qk.QKNorm = true
+	for name, c := range map[string]chainrule.Config{"tied": plain, "untied": untied, "qk-norm": qk} {
+		t.Run(name, func(t *testing.T) {
+			library, err := newTraining(c, B, T)
+			require.NoError(t, err)
+			replayed, err := newTraining(c, B, T)
+			require.NoError(t, err)
+			losses := make([]float32, B*T)
+			ops := replayed.replay(B, T, losses)
+			for range 2 {
+				require.NoError(t, library.step())
+				for _, op := range ops {
+					require.NoError(t, op.run())
+				}
+				require.Equal(t, library.ws.Losses(), losses)
+				require.Equal(t, library.g.Data, replayed.g.Data)
+				require.Equal(t, library.m.Data, replayed.m.Data)
+			}
+		})
+	}
+}
+
+// The FLOP that the ops count are those of the formula of the roofline.
+func TestOpsAddUpToTheWork(t *testing.T) {
+	for _, s := range shapes {
+		if s.name == "Qwen3-0.6B" { // gigabytes
+			continue
+		}
+		c := s.Config
+		c.NLayers, c.VocabSize = 2, 500
+		tr, err := newTraining(c, 2, 16)
+		require.NoError(t, err)
+		var flop, update float64
+		for _, op := range tr.replay(2, 16, make([]float32, 32)) {
+			flop += op.flop
+			if op.name == "AdamStep" {
+				update += op.bytes
+			}
+		}
+		w := stepWork(c, 2, 16)
+		require.InEpsilon(t, w.flop(), flop, 1e-12, s.name)
+		require.Equal(t, w.Update, update)
+	}
+	// The figures that PyTorch users know: 6 FLOP a weight and token.
+	c, err := shape("stories110M", true, 256)
+	require.NoError(t, err)
+	require.Equal(t, 134105856, c.NumParams())
+	w := stepWork(c, 1, 256)
+	require.InDelta(t, 168e9, w.Products, 1e9)
+	require.InDelta(t, 4.2e9, w.Attention, 0.1e9)
+}
+
+func TestStepReportAddsUp(t *testing.T) {
+	var got struct {
+		Machine machine
+		Step    stepReport
+	}
+	text := bench(t, "-model", "tiny", "-B", "2", "-T", "16", "-seconds", "0.05", "-limit", "20s", "-json")
+	require.NoError(t, json.Unmarshal([]byte(text), &got), text)
+	require.NotEmpty(t, got.Machine.CPU)
+	require.Equal(t, runtime.Version(), got.Machine.Go)
+	s := got.Step
+	require.Equal(t, [2]int{2, 16}, [2]int{s.B, s.T})
+	require.Positive(t, s.Step.Best)
+	require.LessOrEqual(t, s.Step.Best, s.Step.Median)
+	require.InEpsilon(t, 32/s.Step.Median, s.Tokens, 1e-9)
+	require.Greater(t, s.OfRoofline, 0.0)
+	require.Less(t, s.OfRoofline, 100.0, "nothing is faster than the machine")
+	seconds, share := s.Else, of(s.Else, s.Step.Median)
+	for _, row := range s.Ops {
+		require.Positive(t, row.Seconds, row.Op)
+		require.Positive(t, row.OfPeak, row.Op)
+		require.Positive(t, row.Calls, row.Op)
+		if row.FLOPs > 0 {
+			require.Less(t, row.OfPeak, 110.0, row.Op)
+		}
+		seconds, share = seconds+row.Seconds, share+row.Share
+	}
+	require.InEpsilon(t, s.Step.Median, seconds, 1e-9)
+	require.InDelta(t, 100, share, 1e-6)
+}
+
+func TestTextReports(t *testing.T) {
+	quick := []string{"-model", "tiny", "-T", "16", "-seconds", "0.01", "-limit", "10s"}
+	text := bench(t, quick...)
+	for _, want := range []string{"A training step of tiny", "roofline", "forward\n", "backward\n", "update\n", "everything else", "W13 dW", "GF/s"} {
+		require.Contains(t, text, want)
+	}
+	text = bench(t, append(quick, "-generate", "-threads", "1")...)
+	require.Contains(t, text, "tokens/s")
+	require.Contains(t, text, "of peak\n")
+	text = bench(t, append(quick, "-products", "-threads", "1")...)
+	require.Contains(t, text, "1024 rows")
+	require.Contains(t, text, "16 rows: weights from memory")
+	require.NotContains(t, text, "left out")
+}
+
+func TestScalingDrawsAPicture(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "scaling.png")
+	text := bench(t, "-scaling", "-model", "tiny", "-T", "16", "-seconds", "0.001", "-limit", "1s", "-png", path)
+	require.Contains(t, text, "layers")
+	require.Contains(t, text, "no time", "the limit is short")
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	picture, err := png.DecodeConfig(f)
+	require.NoError(t, err)
+	require.Greater(t, picture.Width, 700)
+}
+
+func TestWidthsAreModels(t *testing.T) {
+	for _, s := range shapes {
+		names, cases := sweeps(s.Config, 1, 64)
+		require.Equal(t, []string{"T", "layers", "width", "B"}, names)
+		for i := range cases {
+			require.GreaterOrEqual(t, len(cases[i]), 3, "%s of %s", names[i], s.name)
+			before := 0.0
+			for _, c := range cases[i] {
+				require.NoError(t, c.Validate())
+				require.Greater(t, stepWork(c.Config, c.B, c.T).flop(), before)
+				before = stepWork(c.Config, c.B, c.T).flop()
+			}
+		}
+	}
+}
+
+func TestMistakesAreRefused(t *testing.T) {
+	for _, args := range [][]string{
+		{"-model", "gpt2"}, {"-B", "0"}, {"-T", "-1"}, {"-T", "x"}, {"-threads", "-1"}, {"-threads", "100000"},
+		{"-isa", "sse9"}, {"-seconds", "-1"}, {"-seconds", "NaN"}, {"-limit", "0s"}, {"-limit", "-1s"}, {"-what"}, {"more"},
+		{"-products", "-scaling"}, {"-generate", "-T", "1"}, {"-png", "x.png"}, {"-scaling", "-png", ""},
+	} {
+		var out bytes.Buffer
+		err := run(t.Context(), args, strings.NewReader(""), &out)
+		var usage cli.UsageError
+		require.ErrorAs(t, err, &usage, "%q", args)
+		require.Empty(t, out.String(), "%q", args)
+	}
+	var out bytes.Buffer
+	require.ErrorIs(t, run(t.Context(), []string{"-h"}, nil, &out), cli.ErrHelp)
+	require.Contains(t, out.String(), "stories110M")
+}
+
+func TestTooLargeIsSaidBeforeItIsTried(t *testing.T) {
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"-model", "Qwen3-0.6B", "-B", "20000", "-T", "2048"}, nil, &out)
+	require.Error(t, err)
+	require.Empty(t, out.String())
+}
+
+func TestASignalStopsIt(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(os.ErrClosed)
+	for _, mode := range []string{"-json", "-products", "-generate", "-scaling"} {
+		var out bytes.Buffer
+		err := run(ctx, []string{mode, "-model", "tiny", "-T", "16"}, nil, &out)
+		require.ErrorIs(t, err, os.ErrClosed, mode)
+	}
+}
+
+// closed is a pipe that nobody reads any more.
+type closed struct{ writes int }
+
+func (c *closed) Write([]byte) (int, error) { c.writes++; return 0, os.ErrClosed }
+
+func TestAClosedPipeStopsIt(t *testing.T) {
+	var out closed
+	err := run(t.Context(), []string{"-products", "-model", "tiny", "-threads", "1", "-limit", "10s"}, nil, &out)
+	require.ErrorIs(t, err, os.ErrClosed)
+	require.Equal(t, 1, out.writes)
+}
+
+func TestServeAnswersEachLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tiny.bin")
+	requests := []string{
+		`{"do":"hello","model":"tiny","B":1,"T":16}`, `{"do":"probe","threads":1}`, `{"do":"nonsense"}`, `no JSON`,
+		`{"do":"step","model":"tiny","B":1,"T":16,"threads":1,"clip":true}`, `{"do":"step","model":"none","B":1,"T":16}`,
+		`{"do":"product","product":"dW","rows":8,"in":16,"out":24,"threads":1}`, `{"do":"product","product":"dW"}`,
+		`{"do":"generate","model":"tiny","T":8,"threads":1}`, `{"do":"save","model":"tiny","path":"` + path + `"}`,
+	}
+	var out bytes.Buffer
+	require.NoError(t, run(t.Context(), []string{"-serve"}, strings.NewReader(strings.Join(requests, "\n")), &out))
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	require.Len(t, lines, len(requests))
+	for i, line := range lines {
+		var a answer
+		require.NoError(t, json.Unmarshal([]byte(line), &a), line)
+		wrong := i == 2 || i == 3 || i == 5 || i == 7
+		require.Equal(t, wrong, a.Error != "", "%s: %s", requests[i], line)
+		if i == 4 || i == 6 || i == 8 {
+			require.NotEmpty(t, a.Seconds)
+		}
+	}
+	require.FileExists(t, path)
+}
