@@ -1,18 +1,22 @@
-// Package cpu is a backend on the processor's cores, in Go alone.
+// Package cpu is a backend on the processor's cores, in Go and assembly.
 //
 // It computes with the blocked products of internal/gemm, cut into tiles of
-// the output that run on up to GOMAXPROCS cores. Sums of products are float64
-// and are rounded to float32 once (Linear of at most four rows, the case of
-// generation, sums in float32), so every element is within √K·2⁻²⁴·Σ|x||w| of
-// the exact product, where K is the number of products of an element, plus
-// 2⁻²³·|dw| where it is added to dw.
+// the output that run on up to GOMAXPROCS cores, with kernels for AVX-512, AVX2
+// and NEON. Kernels sum in float32, fused, up to 320 products in one
+// accumulator and in two at least; sums of fewer than 12 products, and all of
+// them where there is no kernel (but Linear of at most four rows), are float64
+// and rounded once. Every element is within √K·2⁻²⁴·Σ|x||w| of the exact
+// product, where K is the number of products of an element, plus 2⁻²³·|dw|
+// where it is added to dw.
 //
-// The tiles and the order of every sum depend on the shapes alone: the same
-// input gives the same bits at any GOMAXPROCS, and on all architectures.
+// The order of every sum depends on the shapes and on the instruction set
+// alone: the same input gives the same bits at any GOMAXPROCS, and with
+// CHAINRULE_ISA=generic on all architectures.
 //
-// A Backend holds 737 KB of scratch memory for every product tile that was
-// ever computed at the same time, at least GOMAXPROCS of them after the first
-// call: a call allocates nothing after it. It keeps nothing of a Matrix.
+// A Backend holds up to 1.5 MB of scratch memory for every goroutine that ever
+// computed tiles at the same time, at least GOMAXPROCS of them after the first
+// call: a call allocates nothing after the first of its shape. It keeps nothing
+// of a Matrix.
 package cpu
 
 import (
@@ -44,7 +48,7 @@ func (b *Backend) Linear(y, x []float32, w *backend.Matrix, rows int) error {
 	need(w.Data, w.Out, w.In, "chainrule: Linear: w.Data is shorter than Out·In")
 	need(x, rows, w.In, "chainrule: Linear: x is shorter than rows·In")
 	need(y, rows, w.Out, "chainrule: Linear: y is shorter than rows·Out")
-	b.run(gemm.NT(y, x, w.Data, rows, w.Out, w.In))
+	b.run(gemm.NT(y, x, w.Data, rows, w.Out, w.In, runtime.GOMAXPROCS(0)))
 	return nil
 }
 
@@ -63,10 +67,10 @@ func (b *Backend) LinearBackward(dx, dw, dy, x []float32, w *backend.Matrix, row
 		need(dw, w.Out, w.In, "chainrule: LinearBackward: dw is shorter than Out·In")
 	}
 	if dx != nil {
-		b.run(gemm.NN(dx, dy, w.Data, rows, w.Out, w.In))
+		b.run(gemm.NN(dx, dy, w.Data, rows, w.Out, w.In, runtime.GOMAXPROCS(0)))
 	}
 	if dw != nil {
-		b.run(gemm.TN(dw, dy, x, rows, w.Out, w.In))
+		b.run(gemm.TN(dw, dy, x, rows, w.Out, w.In, runtime.GOMAXPROCS(0)))
 	}
 	return nil
 }

@@ -1,5 +1,7 @@
 package gemm
 
+import "unsafe"
+
 const (
 	// minK is how few products an element is summed of by kernels.
 	minK = 12
@@ -8,14 +10,19 @@ const (
 	// of B, kBlock by the columns of a kernel, stays in the first-level cache.
 	kBlock = 320
 
-	// rowBlock is how many rows of A a tile has at most: kBlock of each stay
-	// in the second-level cache while the panels of B come and go.
+	// rowBlock is how many rows a tile has at most: kBlock of each row of A
+	// stay in the second-level cache while the panels of B come and go.
 	rowBlock = 512
+
+	// smallA is how many floats of A may stay in the second-level cache from
+	// one tile to the next.
+	smallA = 256 << 10
 
 	maxCols  = 32 // columns of the widest kernel
 	maxLanes = 16
+	line     = 16 // floats of a cache line
 
-	tiles = 32 // how many tiles a grid should have for the cores
+	tiles = 4 // how many tiles a grid should have for each core
 )
 
 // block is the memory of one tile.
@@ -23,30 +30,48 @@ type block struct {
 	b    [kBlock * maxCols]float32  // a panel of B
 	edge [kBlock * maxLanes]float32 // rows to transpose, if too few are left
 	a    []float32                  // a block of A, if it is packed
+	next [2]region                  // what the kernel fetches
 }
 
 func (m *block) reserve(p *Product) {
-	if n := p.tm * p.kb; p.a.step != 1 && len(m.a) < n {
+	if n := p.tm * (p.kb + line); p.packed && len(m.a) < n {
 		m.a = make([]float32, n)
 	}
 }
 
-// grid cuts C into tiles. Where A is packed tiles have all columns, elsewhere
-// more tiles than one column of them costs nothing.
-func (p *Product) grid() {
-	p.tm, p.tn = min(p.m, rowBlock), p.n
-	if p.a.step == 1 {
-		p.tn = even(p.n, max(p.n*ceil(p.m, p.tm)/tiles, 1), p.kern.cols)
-	} else {
-		p.tm = min(p.tm, max(p.m/16, 96))
-		p.tn = min(p.tn, 1024)
-	}
-	p.tm, p.tn = even(p.m, p.tm, p.kern.rows), even(p.n, p.tn, p.kern.cols)
+// plan cuts K into blocks and chooses how A is read.
+func (p *Product) plan() {
 	p.kb = even(p.k, kBlock, 4)
 	p.chunk = p.kb
+	// Rows of A a multiple of 4 KB apart fall on few sets of the caches.
+	p.packed = p.a.step != 1 || p.a.lane%1024 == 0 && p.m > p.kern.rows
+}
+
+// grid cuts C into tiles, so many for each core. Smaller tiles read A and B
+// again, from farther away: few rows where B is transposed, few columns where A
+// is large or packed.
+func (p *Product) grid(cores int) {
 	if p.kb >= p.k {
 		p.chunk = ceil(p.k, 2)
 	}
+	p.tm, p.tn = min(p.m, rowBlock), min(p.n, 1024)
+	rows, cols := 96, 192
+	if p.b.step == 1 {
+		rows = 256
+	}
+	if !p.packed && p.m*p.k <= smallA {
+		cols = p.kern.cols
+	}
+	for cores > 1 && ceil(p.m, p.tm)*ceil(p.n, p.tn) < tiles*cores {
+		if p.tm > rows && (p.tm >= p.tn || p.tn <= cols) {
+			p.tm = max(p.tm/2, rows)
+		} else if p.tn > cols {
+			p.tn = max(p.tn/2, cols)
+		} else {
+			break
+		}
+	}
+	p.tm, p.tn = even(p.m, p.tm, p.kern.rows), even(p.n, p.tn, p.kern.cols)
 }
 
 // tile computes rows r0 to r1 and columns c0 to c1 of C.
@@ -54,33 +79,53 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 	q := p.kern
 	m.reserve(p)
 	groups := panels(r1-r0, q.rows)
+	count := groups[0].n + groups[1].n
 	for k0 := 0; k0 < p.k; k0 += p.kb {
 		k := min(p.kb, p.k-k0)
-		if p.a.step != 1 {
-			p.packA(m, groups, r0, k0, k)
-		}
+		nextA := p.sourceA(r0, r1, k0+k)
+		nextA.share = ceil(nextA.rows, count*ceil(c1-c0, q.cols))
 		for c := c0; c < c1; c += q.cols {
-			p.packB(m, c, min(c+q.cols, c1), k0, k)
-			next := p.panelB(c+q.cols, k0, k)
-			if c+q.cols >= c1 {
-				next = p.panelB(c0, k0+k, k)
+			var src *float32
+			if p.b.step != 1 && c+q.cols <= c1 {
+				src = &p.b.data[c+k0*p.b.step]
+			} else {
+				p.packB(m, c, min(c+q.cols, c1), k0, k)
 			}
+			nextB := p.sourceB(c+q.cols, k0)
+			if c+q.cols >= c1 {
+				nextB = p.sourceB(c0, k0+k)
+			}
+			nextB.share = ceil(nextB.rows, count)
+
+			// The first panel of B meets a block of A that may come from afar,
+			// and takes it panel by panel: one is fetched while the last is
+			// multiplied, and packed in between.
+			first := c == c0 && p.packed
 			r := r0
 			for _, g := range groups {
-				if g.n == 0 {
-					break
+				n := g.n
+				if first {
+					n = min(n, 1)
 				}
-				a, lda, ka, step := m.a, 1, g.rows, g.rows*k
-				if p.a.step == 1 {
-					a, lda, ka, step = p.a.data[r*p.a.lane+k0:], p.a.lane, 1, g.rows*p.a.lane
-				} else {
-					a = a[(r-r0)*k:]
+				for left := g.n; left > 0; left -= n {
+					a := p.panelA(m, r, r0, k0, k, g.rows)
+					if first {
+						p.packA(a.data, r, k0, k, g.rows)
+						if k0 == 0 {
+							nextA = p.sourceA(r+g.rows, r+2*g.rows, 0)
+							nextA.share = nextA.rows
+						}
+					}
+					m.next = [2]region{nextA.take(n), nextB.take(n)}
+					q.gemm(&p.c[r*p.ldc+c], &a.data[0], &m.b[0], p.ldc, a.ld, a.k, a.step, k, p.chunk, g.rows, n, min(q.cols, c1-c),
+						p.add || k0 > 0, src, p.b.step, &m.next[0].at)
+					src = nil
+					r += n * g.rows
 				}
-				next.share = ceil(next.rows, groups[0].n+groups[1].n)
-				q.gemm(&p.c[r*p.ldc+c], &a[0], &m.b[0], p.ldc, lda, ka, step, k, p.chunk, g.rows, g.n, min(q.cols, c1-c),
-					p.add || k0 > 0, &next.data[0], next.ld, next.share, next.lines)
-				next = next.after(g.n)
-				r += g.n * g.rows
+			}
+			if first && k0 == 0 {
+				nextA = p.sourceA(r0, r1, k)
+				nextA.share = ceil(nextA.rows, count*ceil(c1-c0, q.cols))
 			}
 		}
 	}
@@ -98,16 +143,34 @@ func panels(rows, most int) [2]group {
 	return [2]group{{n - low, h}, {low, h - 1}}
 }
 
-// packA copies rows r0 on, k0 to k0+k, of an A whose columns lie together:
-// panel after panel, each [k, rows].
-func (p *Product) packA(m *block, groups [2]group, r0, k0, k int) {
-	to := m.a[:]
-	for _, g := range groups {
-		for range g.n {
-			p.kern.copy(&to[0], &p.a.data[k0*p.a.step+r0], g.rows, p.a.step, k, g.rows)
-			to = to[k*g.rows:]
-			r0 += g.rows
-		}
+// panel is some panels of A: the distance of rows, of steps of k, of panels.
+type panel struct {
+	data        []float32
+	ld, k, step int
+}
+
+// panelA returns the panels of A from row r on, of h rows each.
+func (p *Product) panelA(m *block, r, r0, k0, k, h int) panel {
+	switch {
+	case !p.packed:
+		return panel{p.a.data[r*p.a.lane+k0:], p.a.lane, 1, h * p.a.lane}
+	case p.a.step == 1: // in rows
+		ld := p.kb + line
+		return panel{m.a[(r-r0)*ld:], ld, 1, h * ld}
+	default: // [k, h]
+		return panel{m.a[(r-r0)*k:], 1, h, h * k}
+	}
+}
+
+// packA makes the panel of rows r to r+h, k0 to k0+k, of A.
+func (p *Product) packA(to []float32, r, k0, k, h int) {
+	from := p.a.data[r*p.a.lane+k0*p.a.step:]
+	if p.a.step != 1 {
+		p.kern.copy(&to[0], &from[0], p.a.step, k, h, h, 1, 0)
+		return
+	}
+	for i := range h {
+		copy(to[i*(p.kb+line):][:k], from[i*p.a.lane:])
 	}
 }
 
@@ -115,7 +178,7 @@ func (p *Product) packA(m *block, groups [2]group, r0, k0, k int) {
 func (p *Product) packB(m *block, c0, c1, k0, k int) {
 	q := p.kern
 	if p.b.step != 1 {
-		q.copy(&m.b[0], &p.b.data[k0*p.b.step+c0], q.cols, p.b.step, k, c1-c0)
+		q.copy(&m.b[0], &p.b.data[k0*p.b.step+c0], p.b.step, k, c1-c0, q.cols, 1, 0)
 		return
 	}
 	k4 := k &^ 3
@@ -139,34 +202,46 @@ func (p *Product) packB(m *block, c0, c1, k0, k int) {
 	}
 }
 
-// region is memory to be read soon: rows of cache lines, ld floats apart, of
-// which each panel fetches a share.
-type region struct {
+// source is what a block of an operand is read from: rows of cache lines, ld
+// floats apart, of which a kernel fetches a share for each panel of A.
+type source struct {
 	data                   []float32
 	ld, rows, lines, share int
 }
 
-// panelB is what packB reads.
-func (p *Product) panelB(c, k0, k int) region {
-	const line = 16
-	g := region{ld: p.b.lane, rows: p.kern.cols, lines: ceil(k, line)}
-	if p.b.step != 1 {
-		g = region{ld: p.b.step, rows: k, lines: p.kern.cols / line}
-	}
-	if at := c*p.b.lane + k0*p.b.step; at < len(p.b.data) {
-		g.data = p.b.data[at:]
-	}
-	return g.after(0)
+// sourceB is what a panel of B is made of.
+func (p *Product) sourceB(c, k0 int) source {
+	return p.source(p.b, c, p.kern.cols, k0)
 }
 
-// after is the rest of a region when n panels have fetched their share.
-func (g region) after(n int) region {
-	if at := n * g.share * g.ld; at < len(g.data) {
-		g.data = g.data[at:]
-	} else {
-		g = region{data: nothing[:]}
+// sourceA is rows r0 to r1 of A.
+func (p *Product) sourceA(r0, r1, k0 int) source {
+	return p.source(p.a, r0, r1-r0, k0)
+}
+
+// source is n lanes of o from lane l on, and one block of K from k0 on.
+func (p *Product) source(o operand, l, n, k0 int) source {
+	at, k := l*o.lane+k0*o.step, min(p.kb, p.k-k0)
+	switch {
+	case at >= len(o.data) || k <= 0:
+		return source{}
+	case o.step == 1:
+		return source{data: o.data[at:], ld: o.lane, rows: n, lines: ceil(k, line)}
+	default:
+		return source{data: o.data[at:], ld: o.step, rows: k, lines: ceil(n, line)}
+	}
+}
+
+// take is the share of n panels.
+func (s *source) take(n int) region {
+	if len(s.data) == 0 {
+		return region{}
+	}
+	g := region{uintptr(unsafe.Pointer(&s.data[0])), uintptr(s.ld), uintptr(min(s.share, s.rows)), uintptr(s.lines)}
+	s.rows -= n * s.share
+	s.data = s.data[min(len(s.data), n*s.share*s.ld):]
+	if s.rows <= 0 {
+		s.data = nil
 	}
 	return g
 }
-
-var nothing [1]float32

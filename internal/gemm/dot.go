@@ -1,12 +1,46 @@
 package gemm
 
-// smallRows is up to how many rows of x Wᵀ are dot products: packing W costs
-// more than it saves there.
-const smallRows = 4
+// Few rows of x Wᵀ are dot products: packing W costs more than it saves there.
+const (
+	portableDots = 4        // rows, without a kernel
+	dotX         = 96 << 10 // floats of x that may be read again for each part of W
+	dotTile      = 16 << 10 // floats of W in a tile, at least
+)
 
-// dotTile computes columns c0 to c1 of C, all rows, four columns at a time, so
-// that W is read once.
-func (p *Product) dotTile(c0, c1 int) {
+// dotGrid cuts W into tiles of whole rows.
+func (p *Product) dotGrid(cores int) {
+	p.tm = max(p.m, 1)
+	p.tn = even(p.n, max(ceil(p.n, tiles*cores), ceil(dotTile, max(p.k, 1))), 4)
+}
+
+// dot computes columns c0 to c1 of C, all rows, so that W is read once.
+func (p *Product) dot(c0, c1 int) {
+	q := p.kern
+	if q == nil || p.k < minK {
+		p.portableDot(c0, c1)
+		return
+	}
+	groups := panels(p.m, q.dotRows)
+	most := (c1 - c0) / 4
+	if groups[0].n+groups[1].n > 1 {
+		most = 1 // the rows of W are read again from the first-level cache
+	}
+	for c1-c0 >= 4 {
+		n := min(most, (c1-c0)/4)
+		r := 0
+		for _, g := range groups {
+			for range g.n {
+				q.dot(&p.c[r*p.ldc+c0], &p.a.data[r*p.k], &p.b.data[c0*p.k], p.ldc, p.k, g.rows, n)
+				r += g.rows
+			}
+		}
+		c0 += 4 * n
+	}
+	p.portableDot(c0, c1)
+}
+
+// portableDot is dot in Go, four columns at a time.
+func (p *Product) portableDot(c0, c1 int) {
 	k := p.k
 	for c := c0; c < c1; c += 4 {
 		// Past the last column, repeat it.
@@ -23,7 +57,7 @@ func (p *Product) dotTile(c0, c1 int) {
 				y[0], y[1] = dot2(x, w0, w1)
 				y[2], y[3] = dot2(x, w2, w3)
 			}
-			copy(p.c[r*p.n+c:r*p.n+c1], y[:])
+			copy(p.c[r*p.ldc+c:r*p.ldc+c1], y[:])
 		}
 	}
 }

@@ -35,6 +35,8 @@ type Product struct {
 
 	kb    int // how much of K is packed at a time
 	chunk int // how many products a kernel sums before it adds them to C
+
+	packed bool // is A packed?
 }
 
 // method is how the tiles of a product are computed.
@@ -43,7 +45,7 @@ type method int
 const (
 	blocked  method = iota // with a kernel
 	portable               // in Go, summed in float64
-	dots                   // few rows of x Wᵀ, in Go
+	dots                   // few rows of x Wᵀ
 )
 
 // operand is A or B: A's lanes are the rows of C, B's are its columns. The
@@ -54,33 +56,38 @@ type operand struct {
 }
 
 // NT is y = x Wᵀ: y [rows, out], x [rows, in], w [out, in].
-func NT(y, x, w []float32, rows, out, in int) Product {
-	return best.product(y, operand{x, in, 1}, operand{w, in, 1}, rows, out, in, false)
+func NT(y, x, w []float32, rows, out, in, cores int) Product {
+	return best.product(y, operand{x, in, 1}, operand{w, in, 1}, rows, out, in, false, cores)
 }
 
 // NN is dx = dy W: dx [rows, in], dy [rows, out], w [out, in].
-func NN(dx, dy, w []float32, rows, out, in int) Product {
-	return best.product(dx, operand{dy, out, 1}, operand{w, 1, in}, rows, in, out, false)
+func NN(dx, dy, w []float32, rows, out, in, cores int) Product {
+	return best.product(dx, operand{dy, out, 1}, operand{w, 1, in}, rows, in, out, false, cores)
 }
 
 // TN is dw = dw + dyᵀ x: dw [out, in], dy [rows, out], x [rows, in].
-func TN(dw, dy, x []float32, rows, out, in int) Product {
-	return best.product(dw, operand{dy, 1, out}, operand{x, 1, in}, out, in, rows, true)
+func TN(dw, dy, x []float32, rows, out, in, cores int) Product {
+	return best.product(dw, operand{dy, 1, out}, operand{x, 1, in}, out, in, rows, true, cores)
 }
 
 // product plans a product with kernel q, which is nil if there is none.
-func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool) Product {
+func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores int) Product {
 	p := Product{c: c, ldc: n, a: a, b: b, m: m, n: n, k: k, add: add, kern: q}
+	few := portableDots
+	if q != nil && k >= minK {
+		few = min(q.dotMost, dotX/k)
+	}
 	switch {
-	case m <= smallRows && a.step == 1 && b.step == 1 && !add:
+	case m <= few && a.step == 1 && b.step == 1 && !add:
 		p.how = dots
-		p.tm, p.tn = max(m, 1), portableMin
+		p.dotGrid(cores)
 	case q == nil || k < minK:
 		p.how = portable
-		p.portableGrid()
+		p.portableGrid(cores)
 	default:
 		p.how = blocked
-		p.grid()
+		p.plan()
+		p.grid(cores)
 	}
 	return p
 }
@@ -114,7 +121,7 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 		case portable:
 			p.portableTile(mem.portable(), r, r1, c, c1)
 		case dots:
-			p.dotTile(c, c1)
+			p.dot(c, c1)
 		}
 	}
 }

@@ -138,3 +138,59 @@ func TestTilesAllocateNothing(t *testing.T) {
 	run()
 	require.Zero(t, testing.AllocsPerRun(10, run))
 }
+
+// Tiles are computed out of order, and the bits do not depend on how many
+// there are.
+func checkProduct(t *testing.T, q *kernel, rng *rand.Rand, m, n, k, form int, add bool) {
+	t.Helper()
+	f := forms[form]
+	a, b := operand{lane: k, step: 1}, operand{lane: k, step: 1}
+	if !f.at {
+		a = operand{lane: 1, step: m}
+	}
+	if !f.bt {
+		b = operand{lane: 1, step: n}
+	}
+	a.data, b.data = guarded(t, random(rng, m*k)), guarded(t, random(rng, n*k))
+	c0 := random(rng, m*n)
+	var first []float32
+	var s Scratch
+	for _, cores := range []int{1, 2, 5} {
+		c := guarded(t, c0)
+		p := q.product(c, a, b, m, n, k, add, cores)
+		for _, i := range rng.Perm(p.Tiles()) {
+			p.Run(&s, i, i+1)
+		}
+		if first == nil {
+			first = c
+			compare(t, c, c0, n, a, b, m, n, k, add)
+		}
+		require.Equal(t, first, c, "%s m=%d n=%d k=%d, %d cores", f.name, m, n, k, cores)
+	}
+}
+
+func TestProducts(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		for _, d := range [][3]int{
+			{1, 1, 1}, {1, 37, 12}, {2, 3, 11}, {3, 5, 40}, {7, 1000, 13}, {16, 33, 129}, {17, 66, 257}, {65, 40, 1024},
+			{65, 97, 12}, {70, 49, 321}, {40, 35, 1024}, {1024, 35, 13}, {300, 200, 30}, {100, 500, 50}, {600, 33, 20}, {30, 1100, 20},
+		} {
+			for form := range forms {
+				checkProduct(t, q, rng, d[0], d[1], d[2], form, form == 2)
+			}
+		}
+	})
+}
+
+func FuzzProducts(f *testing.F) {
+	f.Add(uint64(1), uint16(1), uint16(1), uint16(1), uint8(0))
+	f.Add(uint64(2), uint16(70), uint16(33), uint16(321), uint8(1))
+	f.Add(uint64(3), uint16(13), uint16(129), uint16(12), uint8(2))
+	f.Fuzz(func(t *testing.T, seed uint64, m, n, k uint16, form uint8) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		for _, s := range isa.Available {
+			checkProduct(t, kernels[s], rng, 1+int(m%150), 1+int(n%150), 1+int(k%400), int(form%3), form%2 == 0)
+		}
+	})
+}

@@ -24,22 +24,44 @@ package gemm
 //		}
 //	}
 //
-// It reads B's rows whole. Meanwhile it brings memory into the second-level cache: for each panel
-// nextRows rows, ldn apart, of nextLines cache lines from next on.
+// Rows of b are whole. If src is not nil, it first packs B:
+//
+//	b[l*32+j] = src[l*lds+j]
+//
+// Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.
 //
 //go:noescape
-func gemmAVX512_12x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, next *float32, ldn int, nextRows int, nextLines int)
+func gemmAVX512_12x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 
-// copyAVX512 copies a few columns:
+// copyAVX512 copies columns into panels:
 //
-//	for i := range rows {
-//		for j := range cols { // at most two vectors
-//			dst[i*ldd+j] = src[i*lds+j]
+//	for l := range k {
+//		for p := range panels {
+//			for j := range cols { // at most two vectors
+//				dst[p*step+l*ldd+j] = src[l*lds+p*cols+j]
+//			}
 //		}
 //	}
 //
 //go:noescape
-func copyAVX512(dst *float32, src *float32, ldd int, lds int, rows int, cols int)
+func copyAVX512(dst *float32, src *float32, lds int, k int, cols int, ldd int, panels int, step int)
+
+// dotAVX512_6x4 multiplies rows of x with groups of four rows of W, both [, k]:
+//
+//	for i := range rows { // ≤ 6
+//		for j := range 4 * groups {
+//			var s [16]float32
+//			for l := range k {
+//				s[l%16] = fma(x[i*k+l], w[j*k+l], s[l%16])
+//			}
+//			y[i*ldy+j] = sum(s) // by halves or pairs
+//		}
+//	}
+//
+// It reads W once and in order.
+//
+//go:noescape
+func dotAVX512_6x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
 // fmaAVX512 runs n times as many independent fused multiply-adds as a tile has vectors.
 func fmaAVX512(n int)
@@ -64,22 +86,44 @@ func fmaAVX512(n int)
 //		}
 //	}
 //
-// It reads B's rows whole. Meanwhile it brings memory into the second-level cache: for each panel
-// nextRows rows, ldn apart, of nextLines cache lines from next on.
+// Rows of b are whole. If src is not nil, it first packs B:
+//
+//	b[l*16+j] = src[l*lds+j]
+//
+// Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.
 //
 //go:noescape
-func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, next *float32, ldn int, nextRows int, nextLines int)
+func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 
-// copyAVX2 copies a few columns:
+// copyAVX2 copies columns into panels:
 //
-//	for i := range rows {
-//		for j := range cols { // at most two vectors
-//			dst[i*ldd+j] = src[i*lds+j]
+//	for l := range k {
+//		for p := range panels {
+//			for j := range cols { // at most two vectors
+//				dst[p*step+l*ldd+j] = src[l*lds+p*cols+j]
+//			}
 //		}
 //	}
 //
 //go:noescape
-func copyAVX2(dst *float32, src *float32, ldd int, lds int, rows int, cols int)
+func copyAVX2(dst *float32, src *float32, lds int, k int, cols int, ldd int, panels int, step int)
+
+// dotAVX2_2x4 multiplies rows of x with groups of four rows of W, both [, k]:
+//
+//	for i := range rows { // ≤ 2
+//		for j := range 4 * groups {
+//			var s [8]float32
+//			for l := range k {
+//				s[l%8] = fma(x[i*k+l], w[j*k+l], s[l%8])
+//			}
+//			y[i*ldy+j] = sum(s) // by halves or pairs
+//		}
+//	}
+//
+// It reads W once and in order.
+//
+//go:noescape
+func dotAVX2_2x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
 // fmaAVX2 runs n times as many independent fused multiply-adds as a tile has vectors.
 func fmaAVX2(n int)

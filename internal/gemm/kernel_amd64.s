@@ -38,17 +38,22 @@ DATA lanes<>+120(SB)/4, $0x00000000
 DATA lanes<>+124(SB)/4, $0x00000000
 GLOBL lanes<>(SB), RODATA|NOPTR, $128
 
-// func gemmAVX512_12x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, next *float32, ldn int, nextRows int, nextLines int)
+// func gemmAVX512_12x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·gemmAVX512_12x32(SB), NOSPLIT, $48-136
+TEXT ·gemmAVX512_12x32(SB), NOSPLIT, $64-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
 	MOVQ  R14, (SP)
 	MOVQ  panels+80(FP), CX
 	MOVQ  CX, 8(SP)
-	MOVQ  next+104(FP), CX
+	MOVQ  next+120(FP), R14
+	MOVQ  (R14), CX
 	MOVQ  CX, 32(SP)
+	MOVQ  32(R14), CX
+	MOVQ  CX, 40(SP)
+	MOVQ  src+104(FP), CX
+	MOVQ  CX, 56(SP)
 	MOVQ  ka+40(FP), R10
 	SHLQ  $0x02, R10
 	MOVQ  lda+32(FP), R11
@@ -96,30 +101,54 @@ panel1:
 	MOVQ       BX, DI
 	PREFETCHT0 (DI)
 	PREFETCHT0 124(DI)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched1
+	JZ         fetched0_1
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch1:
+fetch0_1:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line1:
+line0_1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line1
+	JNZ        line0_1
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch1
+	JNZ        fetch0_1
 	MOVQ       DI, 32(SP)
 
-fetched1:
+fetched0_1:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_1
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_1:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_1:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_1
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_1
+	MOVQ       DI, 40(SP)
+
+fetched1_1:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -131,6 +160,9 @@ chunk1:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack1
 
 k1:
 	VMOVUPS      (SI), Z30
@@ -142,15 +174,17 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail1
-	CMPQ         40(SP), $0x00
-	JEQ          store1
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
+
+summed1:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail1
+	CMPQ   48(SP), $0x00
+	JEQ    store1
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
 
 store1:
 	VMOVUPS Z0, (DI)
@@ -158,9 +192,10 @@ store1:
 
 stored1:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk1
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -168,8 +203,28 @@ stored1:
 	JNZ   panel1
 	JMP   done
 
+pack1:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing1:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing1
+	MOVQ         AX, 56(SP)
+	JMP          summed1
+
 tail1:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail1
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -187,30 +242,54 @@ panel2:
 	PREFETCHT0 124(DI)
 	PREFETCHT0 (DI)(R13*1)
 	PREFETCHT0 124(DI)(R13*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched2
+	JZ         fetched0_2
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch2:
+fetch0_2:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line2:
+line0_2:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line2
+	JNZ        line0_2
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch2
+	JNZ        fetch0_2
 	MOVQ       DI, 32(SP)
 
-fetched2:
+fetched0_2:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_2
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_2:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_2:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_2
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_2
+	MOVQ       DI, 40(SP)
+
+fetched1_2:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -224,6 +303,9 @@ chunk2:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack2
 
 k2:
 	VMOVUPS      (SI), Z30
@@ -238,17 +320,19 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail2
-	CMPQ         40(SP), $0x00
-	JEQ          store2
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
+
+summed2:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail2
+	CMPQ   48(SP), $0x00
+	JEQ    store2
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
 
 store2:
 	VMOVUPS Z0, (DI)
@@ -258,9 +342,10 @@ store2:
 
 stored2:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk2
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -268,8 +353,31 @@ stored2:
 	JNZ   panel2
 	JMP   done
 
+pack2:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing2:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing2
+	MOVQ         AX, 56(SP)
+	JMP          summed2
+
 tail2:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail2
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -295,30 +403,54 @@ panel3:
 	PREFETCHT0 124(DI)(R13*1)
 	PREFETCHT0 (DI)(R13*2)
 	PREFETCHT0 124(DI)(R13*2)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched3
+	JZ         fetched0_3
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch3:
+fetch0_3:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line3:
+line0_3:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line3
+	JNZ        line0_3
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch3
+	JNZ        fetch0_3
 	MOVQ       DI, 32(SP)
 
-fetched3:
+fetched0_3:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_3
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_3:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_3:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_3
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_3
+	MOVQ       DI, 40(SP)
+
+fetched1_3:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -334,6 +466,9 @@ chunk3:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack3
 
 k3:
 	VMOVUPS      (SI), Z30
@@ -351,19 +486,21 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail3
-	CMPQ         40(SP), $0x00
-	JEQ          store3
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
+
+summed3:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail3
+	CMPQ   48(SP), $0x00
+	JEQ    store3
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
 
 store3:
 	VMOVUPS Z0, (DI)
@@ -375,9 +512,10 @@ store3:
 
 stored3:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk3
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -385,8 +523,34 @@ stored3:
 	JNZ   panel3
 	JMP   done
 
+pack3:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing3:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing3
+	MOVQ         AX, 56(SP)
+	JMP          summed3
+
 tail3:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail3
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -420,30 +584,54 @@ panel4:
 	PREFETCHT0 124(DI)(R13*2)
 	PREFETCHT0 (DI)(R15*1)
 	PREFETCHT0 124(DI)(R15*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched4
+	JZ         fetched0_4
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch4:
+fetch0_4:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line4:
+line0_4:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line4
+	JNZ        line0_4
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch4
+	JNZ        fetch0_4
 	MOVQ       DI, 32(SP)
 
-fetched4:
+fetched0_4:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_4
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_4:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_4:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_4
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_4
+	MOVQ       DI, 40(SP)
+
+fetched1_4:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -461,6 +649,9 @@ chunk4:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack4
 
 k4:
 	VMOVUPS      (SI), Z30
@@ -481,21 +672,23 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail4
-	CMPQ         40(SP), $0x00
-	JEQ          store4
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
+
+summed4:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail4
+	CMPQ   48(SP), $0x00
+	JEQ    store4
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
 
 store4:
 	VMOVUPS Z0, (DI)
@@ -509,9 +702,10 @@ store4:
 
 stored4:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk4
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -519,8 +713,37 @@ stored4:
 	JNZ   panel4
 	JMP   done
 
+pack4:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing4:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing4
+	MOVQ         AX, 56(SP)
+	JMP          summed4
+
 tail4:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail4
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -563,30 +786,54 @@ panel5:
 	PREFETCHT0 124(DI)(R15*1)
 	PREFETCHT0 (R8)
 	PREFETCHT0 124(R8)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched5
+	JZ         fetched0_5
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch5:
+fetch0_5:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line5:
+line0_5:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line5
+	JNZ        line0_5
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch5
+	JNZ        fetch0_5
 	MOVQ       DI, 32(SP)
 
-fetched5:
+fetched0_5:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_5
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_5:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_5:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_5
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_5
+	MOVQ       DI, 40(SP)
+
+fetched1_5:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -607,6 +854,9 @@ chunk5:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack5
 
 k5:
 	VMOVUPS      (SI), Z30
@@ -631,24 +881,26 @@ k5:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k5
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail5
-	CMPQ         40(SP), $0x00
-	JEQ          store5
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
+
+summed5:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail5
+	CMPQ   48(SP), $0x00
+	JEQ    store5
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
 
 store5:
 	VMOVUPS Z0, (DI)
@@ -664,9 +916,10 @@ store5:
 
 stored5:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk5
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -674,8 +927,41 @@ stored5:
 	JNZ   panel5
 	JMP   done
 
+pack5:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing5:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packing5
+	MOVQ         AX, 56(SP)
+	JMP          summed5
+
 tail5:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail5
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -726,30 +1012,54 @@ panel6:
 	PREFETCHT0 124(R8)
 	PREFETCHT0 (R8)(R13*1)
 	PREFETCHT0 124(R8)(R13*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched6
+	JZ         fetched0_6
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch6:
+fetch0_6:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line6:
+line0_6:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line6
+	JNZ        line0_6
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch6
+	JNZ        fetch0_6
 	MOVQ       DI, 32(SP)
 
-fetched6:
+fetched0_6:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_6
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_6:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_6:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_6
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_6
+	MOVQ       DI, 40(SP)
+
+fetched1_6:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -772,6 +1082,9 @@ chunk6:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack6
 
 k6:
 	VMOVUPS      (SI), Z30
@@ -799,26 +1112,28 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail6
-	CMPQ         40(SP), $0x00
-	JEQ          store6
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
-	VADDPS       (R8)(R13*1), Z10, Z10
-	VADDPS       64(R8)(R13*1), Z11, Z11
+
+summed6:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail6
+	CMPQ   48(SP), $0x00
+	JEQ    store6
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
+	VADDPS (R8)(R13*1), Z10, Z10
+	VADDPS 64(R8)(R13*1), Z11, Z11
 
 store6:
 	VMOVUPS Z0, (DI)
@@ -836,9 +1151,10 @@ store6:
 
 stored6:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk6
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -846,8 +1162,44 @@ stored6:
 	JNZ   panel6
 	JMP   done
 
+pack6:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing6:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8)(R11*1), Z29
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packing6
+	MOVQ         AX, 56(SP)
+	JMP          summed6
+
 tail6:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail6
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -906,30 +1258,54 @@ panel7:
 	PREFETCHT0 124(R8)(R13*1)
 	PREFETCHT0 (R8)(R13*2)
 	PREFETCHT0 124(R8)(R13*2)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched7
+	JZ         fetched0_7
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch7:
+fetch0_7:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line7:
+line0_7:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line7
+	JNZ        line0_7
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch7
+	JNZ        fetch0_7
 	MOVQ       DI, 32(SP)
 
-fetched7:
+fetched0_7:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_7
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_7:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_7:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_7
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_7
+	MOVQ       DI, 40(SP)
+
+fetched1_7:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -954,6 +1330,9 @@ chunk7:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack7
 
 k7:
 	VMOVUPS      (SI), Z30
@@ -984,28 +1363,30 @@ k7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k7
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail7
-	CMPQ         40(SP), $0x00
-	JEQ          store7
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
-	VADDPS       (R8)(R13*1), Z10, Z10
-	VADDPS       64(R8)(R13*1), Z11, Z11
-	VADDPS       (R8)(R13*2), Z12, Z12
-	VADDPS       64(R8)(R13*2), Z13, Z13
+
+summed7:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail7
+	CMPQ   48(SP), $0x00
+	JEQ    store7
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
+	VADDPS (R8)(R13*1), Z10, Z10
+	VADDPS 64(R8)(R13*1), Z11, Z11
+	VADDPS (R8)(R13*2), Z12, Z12
+	VADDPS 64(R8)(R13*2), Z13, Z13
 
 store7:
 	VMOVUPS Z0, (DI)
@@ -1025,9 +1406,10 @@ store7:
 
 stored7:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk7
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -1035,8 +1417,47 @@ stored7:
 	JNZ   panel7
 	JMP   done
 
+pack7:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing7:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8)(R11*1), Z29
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*2), Z24
+	VFMADD231PS  Z30, Z24, Z12
+	VFMADD231PS  Z31, Z24, Z13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packing7
+	MOVQ         AX, 56(SP)
+	JMP          summed7
+
 tail7:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail7
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -1103,30 +1524,54 @@ panel8:
 	PREFETCHT0 124(R8)(R13*2)
 	PREFETCHT0 (R8)(R15*1)
 	PREFETCHT0 124(R8)(R15*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched8
+	JZ         fetched0_8
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch8:
+fetch0_8:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line8:
+line0_8:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line8
+	JNZ        line0_8
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch8
+	JNZ        fetch0_8
 	MOVQ       DI, 32(SP)
 
-fetched8:
+fetched0_8:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_8
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_8:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_8:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_8
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_8
+	MOVQ       DI, 40(SP)
+
+fetched1_8:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -1153,6 +1598,9 @@ chunk8:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack8
 
 k8:
 	VMOVUPS      (SI), Z30
@@ -1186,30 +1634,32 @@ k8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k8
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail8
-	CMPQ         40(SP), $0x00
-	JEQ          store8
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
-	VADDPS       (R8)(R13*1), Z10, Z10
-	VADDPS       64(R8)(R13*1), Z11, Z11
-	VADDPS       (R8)(R13*2), Z12, Z12
-	VADDPS       64(R8)(R13*2), Z13, Z13
-	VADDPS       (R8)(R15*1), Z14, Z14
-	VADDPS       64(R8)(R15*1), Z15, Z15
+
+summed8:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail8
+	CMPQ   48(SP), $0x00
+	JEQ    store8
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
+	VADDPS (R8)(R13*1), Z10, Z10
+	VADDPS 64(R8)(R13*1), Z11, Z11
+	VADDPS (R8)(R13*2), Z12, Z12
+	VADDPS 64(R8)(R13*2), Z13, Z13
+	VADDPS (R8)(R15*1), Z14, Z14
+	VADDPS 64(R8)(R15*1), Z15, Z15
 
 store8:
 	VMOVUPS Z0, (DI)
@@ -1231,9 +1681,10 @@ store8:
 
 stored8:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk8
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -1241,8 +1692,50 @@ stored8:
 	JNZ   panel8
 	JMP   done
 
+pack8:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing8:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8)(R11*1), Z29
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*2), Z24
+	VFMADD231PS  Z30, Z24, Z12
+	VFMADD231PS  Z31, Z24, Z13
+	VBROADCASTSS (R8)(R12*1), Z25
+	VFMADD231PS  Z30, Z25, Z14
+	VFMADD231PS  Z31, Z25, Z15
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packing8
+	MOVQ         AX, 56(SP)
+	JMP          summed8
+
 tail8:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail8
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -1318,30 +1811,54 @@ panel9:
 	PREFETCHT0 124(R8)(R15*1)
 	PREFETCHT0 (R9)
 	PREFETCHT0 124(R9)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched9
+	JZ         fetched0_9
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch9:
+fetch0_9:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line9:
+line0_9:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line9
+	JNZ        line0_9
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch9
+	JNZ        fetch0_9
 	MOVQ       DI, 32(SP)
 
-fetched9:
+fetched0_9:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_9
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_9:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_9:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_9
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_9
+	MOVQ       DI, 40(SP)
+
+fetched1_9:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -1371,6 +1888,9 @@ chunk9:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack9
 
 k9:
 	VMOVUPS      (SI), Z30
@@ -1408,33 +1928,35 @@ k9:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k9
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	LEAQ         (R8)(R13*4), R9
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail9
-	CMPQ         40(SP), $0x00
-	JEQ          store9
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
-	VADDPS       (R8)(R13*1), Z10, Z10
-	VADDPS       64(R8)(R13*1), Z11, Z11
-	VADDPS       (R8)(R13*2), Z12, Z12
-	VADDPS       64(R8)(R13*2), Z13, Z13
-	VADDPS       (R8)(R15*1), Z14, Z14
-	VADDPS       64(R8)(R15*1), Z15, Z15
-	VADDPS       (R9), Z16, Z16
-	VADDPS       64(R9), Z17, Z17
+
+summed9:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	LEAQ   (R8)(R13*4), R9
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail9
+	CMPQ   48(SP), $0x00
+	JEQ    store9
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
+	VADDPS (R8)(R13*1), Z10, Z10
+	VADDPS 64(R8)(R13*1), Z11, Z11
+	VADDPS (R8)(R13*2), Z12, Z12
+	VADDPS 64(R8)(R13*2), Z13, Z13
+	VADDPS (R8)(R15*1), Z14, Z14
+	VADDPS 64(R8)(R15*1), Z15, Z15
+	VADDPS (R9), Z16, Z16
+	VADDPS 64(R9), Z17, Z17
 
 store9:
 	VMOVUPS Z0, (DI)
@@ -1458,9 +1980,10 @@ store9:
 
 stored9:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk9
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -1468,8 +1991,54 @@ stored9:
 	JNZ   panel9
 	JMP   done
 
+pack9:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing9:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8)(R11*1), Z29
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*2), Z24
+	VFMADD231PS  Z30, Z24, Z12
+	VFMADD231PS  Z31, Z24, Z13
+	VBROADCASTSS (R8)(R12*1), Z25
+	VFMADD231PS  Z30, Z25, Z14
+	VFMADD231PS  Z31, Z25, Z15
+	VBROADCASTSS (R9), Z26
+	VFMADD231PS  Z30, Z26, Z16
+	VFMADD231PS  Z31, Z26, Z17
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          packing9
+	MOVQ         AX, 56(SP)
+	JMP          summed9
+
 tail9:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail9
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -1553,30 +2122,54 @@ panel10:
 	PREFETCHT0 124(R9)
 	PREFETCHT0 (R9)(R13*1)
 	PREFETCHT0 124(R9)(R13*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched10
+	JZ         fetched0_10
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch10:
+fetch0_10:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line10:
+line0_10:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line10
+	JNZ        line0_10
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch10
+	JNZ        fetch0_10
 	MOVQ       DI, 32(SP)
 
-fetched10:
+fetched0_10:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_10
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_10:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_10:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_10
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_10
+	MOVQ       DI, 40(SP)
+
+fetched1_10:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -1608,6 +2201,9 @@ chunk10:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack10
 
 k10:
 	VMOVUPS      (SI), Z30
@@ -1648,35 +2244,37 @@ k10:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k10
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	LEAQ         (R8)(R13*4), R9
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail10
-	CMPQ         40(SP), $0x00
-	JEQ          store10
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
-	VADDPS       (R8)(R13*1), Z10, Z10
-	VADDPS       64(R8)(R13*1), Z11, Z11
-	VADDPS       (R8)(R13*2), Z12, Z12
-	VADDPS       64(R8)(R13*2), Z13, Z13
-	VADDPS       (R8)(R15*1), Z14, Z14
-	VADDPS       64(R8)(R15*1), Z15, Z15
-	VADDPS       (R9), Z16, Z16
-	VADDPS       64(R9), Z17, Z17
-	VADDPS       (R9)(R13*1), Z18, Z18
-	VADDPS       64(R9)(R13*1), Z19, Z19
+
+summed10:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	LEAQ   (R8)(R13*4), R9
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail10
+	CMPQ   48(SP), $0x00
+	JEQ    store10
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
+	VADDPS (R8)(R13*1), Z10, Z10
+	VADDPS 64(R8)(R13*1), Z11, Z11
+	VADDPS (R8)(R13*2), Z12, Z12
+	VADDPS 64(R8)(R13*2), Z13, Z13
+	VADDPS (R8)(R15*1), Z14, Z14
+	VADDPS 64(R8)(R15*1), Z15, Z15
+	VADDPS (R9), Z16, Z16
+	VADDPS 64(R9), Z17, Z17
+	VADDPS (R9)(R13*1), Z18, Z18
+	VADDPS 64(R9)(R13*1), Z19, Z19
 
 store10:
 	VMOVUPS Z0, (DI)
@@ -1702,9 +2300,10 @@ store10:
 
 stored10:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk10
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -1712,8 +2311,57 @@ stored10:
 	JNZ   panel10
 	JMP   done
 
+pack10:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing10:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8)(R11*1), Z29
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*2), Z24
+	VFMADD231PS  Z30, Z24, Z12
+	VFMADD231PS  Z31, Z24, Z13
+	VBROADCASTSS (R8)(R12*1), Z25
+	VFMADD231PS  Z30, Z25, Z14
+	VFMADD231PS  Z31, Z25, Z15
+	VBROADCASTSS (R9), Z26
+	VFMADD231PS  Z30, Z26, Z16
+	VFMADD231PS  Z31, Z26, Z17
+	VBROADCASTSS (R9)(R11*1), Z27
+	VFMADD231PS  Z30, Z27, Z18
+	VFMADD231PS  Z31, Z27, Z19
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          packing10
+	MOVQ         AX, 56(SP)
+	JMP          summed10
+
 tail10:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail10
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -1805,30 +2453,54 @@ panel11:
 	PREFETCHT0 124(R9)(R13*1)
 	PREFETCHT0 (R9)(R13*2)
 	PREFETCHT0 124(R9)(R13*2)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched11
+	JZ         fetched0_11
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch11:
+fetch0_11:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line11:
+line0_11:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line11
+	JNZ        line0_11
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch11
+	JNZ        fetch0_11
 	MOVQ       DI, 32(SP)
 
-fetched11:
+fetched0_11:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_11
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_11:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_11:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_11
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_11
+	MOVQ       DI, 40(SP)
+
+fetched1_11:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -1862,6 +2534,9 @@ chunk11:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack11
 
 k11:
 	VMOVUPS      (SI), Z30
@@ -1905,37 +2580,39 @@ k11:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k11
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	LEAQ         (R8)(R13*4), R9
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail11
-	CMPQ         40(SP), $0x00
-	JEQ          store11
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
-	VADDPS       (R8)(R13*1), Z10, Z10
-	VADDPS       64(R8)(R13*1), Z11, Z11
-	VADDPS       (R8)(R13*2), Z12, Z12
-	VADDPS       64(R8)(R13*2), Z13, Z13
-	VADDPS       (R8)(R15*1), Z14, Z14
-	VADDPS       64(R8)(R15*1), Z15, Z15
-	VADDPS       (R9), Z16, Z16
-	VADDPS       64(R9), Z17, Z17
-	VADDPS       (R9)(R13*1), Z18, Z18
-	VADDPS       64(R9)(R13*1), Z19, Z19
-	VADDPS       (R9)(R13*2), Z20, Z20
-	VADDPS       64(R9)(R13*2), Z21, Z21
+
+summed11:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	LEAQ   (R8)(R13*4), R9
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail11
+	CMPQ   48(SP), $0x00
+	JEQ    store11
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
+	VADDPS (R8)(R13*1), Z10, Z10
+	VADDPS 64(R8)(R13*1), Z11, Z11
+	VADDPS (R8)(R13*2), Z12, Z12
+	VADDPS 64(R8)(R13*2), Z13, Z13
+	VADDPS (R8)(R15*1), Z14, Z14
+	VADDPS 64(R8)(R15*1), Z15, Z15
+	VADDPS (R9), Z16, Z16
+	VADDPS 64(R9), Z17, Z17
+	VADDPS (R9)(R13*1), Z18, Z18
+	VADDPS 64(R9)(R13*1), Z19, Z19
+	VADDPS (R9)(R13*2), Z20, Z20
+	VADDPS 64(R9)(R13*2), Z21, Z21
 
 store11:
 	VMOVUPS Z0, (DI)
@@ -1963,9 +2640,10 @@ store11:
 
 stored11:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk11
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -1973,8 +2651,60 @@ stored11:
 	JNZ   panel11
 	JMP   done
 
+pack11:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing11:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8)(R11*1), Z29
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*2), Z24
+	VFMADD231PS  Z30, Z24, Z12
+	VFMADD231PS  Z31, Z24, Z13
+	VBROADCASTSS (R8)(R12*1), Z25
+	VFMADD231PS  Z30, Z25, Z14
+	VFMADD231PS  Z31, Z25, Z15
+	VBROADCASTSS (R9), Z26
+	VFMADD231PS  Z30, Z26, Z16
+	VFMADD231PS  Z31, Z26, Z17
+	VBROADCASTSS (R9)(R11*1), Z27
+	VFMADD231PS  Z30, Z27, Z18
+	VFMADD231PS  Z31, Z27, Z19
+	VBROADCASTSS (R9)(R11*2), Z28
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          packing11
+	MOVQ         AX, 56(SP)
+	JMP          summed11
+
 tail11:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail11
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -2074,30 +2804,54 @@ panel12:
 	PREFETCHT0 124(R9)(R13*2)
 	PREFETCHT0 (R9)(R15*1)
 	PREFETCHT0 124(R9)(R15*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched12
+	JZ         fetched0_12
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch12:
+fetch0_12:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line12:
+line0_12:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line12
+	JNZ        line0_12
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch12
+	JNZ        fetch0_12
 	MOVQ       DI, 32(SP)
 
-fetched12:
+fetched0_12:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_12
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_12:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_12:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_12
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_12
+	MOVQ       DI, 40(SP)
+
+fetched1_12:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -2133,6 +2887,9 @@ chunk12:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack12
 
 k12:
 	VMOVUPS      (SI), Z30
@@ -2179,39 +2936,41 @@ k12:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k12
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	LEAQ         (R8)(R13*4), R9
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x20
-	JNE          tail12
-	CMPQ         40(SP), $0x00
-	JEQ          store12
-	VADDPS       (DI), Z0, Z0
-	VADDPS       64(DI), Z1, Z1
-	VADDPS       (DI)(R13*1), Z2, Z2
-	VADDPS       64(DI)(R13*1), Z3, Z3
-	VADDPS       (DI)(R13*2), Z4, Z4
-	VADDPS       64(DI)(R13*2), Z5, Z5
-	VADDPS       (DI)(R15*1), Z6, Z6
-	VADDPS       64(DI)(R15*1), Z7, Z7
-	VADDPS       (R8), Z8, Z8
-	VADDPS       64(R8), Z9, Z9
-	VADDPS       (R8)(R13*1), Z10, Z10
-	VADDPS       64(R8)(R13*1), Z11, Z11
-	VADDPS       (R8)(R13*2), Z12, Z12
-	VADDPS       64(R8)(R13*2), Z13, Z13
-	VADDPS       (R8)(R15*1), Z14, Z14
-	VADDPS       64(R8)(R15*1), Z15, Z15
-	VADDPS       (R9), Z16, Z16
-	VADDPS       64(R9), Z17, Z17
-	VADDPS       (R9)(R13*1), Z18, Z18
-	VADDPS       64(R9)(R13*1), Z19, Z19
-	VADDPS       (R9)(R13*2), Z20, Z20
-	VADDPS       64(R9)(R13*2), Z21, Z21
-	VADDPS       (R9)(R15*1), Z22, Z22
-	VADDPS       64(R9)(R15*1), Z23, Z23
+
+summed12:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	LEAQ   (R8)(R13*4), R9
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x20
+	JNE    tail12
+	CMPQ   48(SP), $0x00
+	JEQ    store12
+	VADDPS (DI), Z0, Z0
+	VADDPS 64(DI), Z1, Z1
+	VADDPS (DI)(R13*1), Z2, Z2
+	VADDPS 64(DI)(R13*1), Z3, Z3
+	VADDPS (DI)(R13*2), Z4, Z4
+	VADDPS 64(DI)(R13*2), Z5, Z5
+	VADDPS (DI)(R15*1), Z6, Z6
+	VADDPS 64(DI)(R15*1), Z7, Z7
+	VADDPS (R8), Z8, Z8
+	VADDPS 64(R8), Z9, Z9
+	VADDPS (R8)(R13*1), Z10, Z10
+	VADDPS 64(R8)(R13*1), Z11, Z11
+	VADDPS (R8)(R13*2), Z12, Z12
+	VADDPS 64(R8)(R13*2), Z13, Z13
+	VADDPS (R8)(R15*1), Z14, Z14
+	VADDPS 64(R8)(R15*1), Z15, Z15
+	VADDPS (R9), Z16, Z16
+	VADDPS 64(R9), Z17, Z17
+	VADDPS (R9)(R13*1), Z18, Z18
+	VADDPS 64(R9)(R13*1), Z19, Z19
+	VADDPS (R9)(R13*2), Z20, Z20
+	VADDPS 64(R9)(R13*2), Z21, Z21
+	VADDPS (R9)(R15*1), Z22, Z22
+	VADDPS 64(R9)(R15*1), Z23, Z23
 
 store12:
 	VMOVUPS Z0, (DI)
@@ -2241,9 +3000,10 @@ store12:
 
 stored12:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk12
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -2251,8 +3011,63 @@ stored12:
 	JNZ   panel12
 	JMP   done
 
+pack12:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing12:
+	VMOVUPS      (AX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(AX), Z31
+	VMOVUPS      Z31, 64(SI)
+	ADDQ         R14, AX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z24
+	VFMADD231PS  Z30, Z24, Z0
+	VFMADD231PS  Z31, Z24, Z1
+	VBROADCASTSS (DI)(R11*1), Z25
+	VFMADD231PS  Z30, Z25, Z2
+	VFMADD231PS  Z31, Z25, Z3
+	VBROADCASTSS (DI)(R11*2), Z26
+	VFMADD231PS  Z30, Z26, Z4
+	VFMADD231PS  Z31, Z26, Z5
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z30, Z27, Z6
+	VFMADD231PS  Z31, Z27, Z7
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8)(R11*1), Z29
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*2), Z24
+	VFMADD231PS  Z30, Z24, Z12
+	VFMADD231PS  Z31, Z24, Z13
+	VBROADCASTSS (R8)(R12*1), Z25
+	VFMADD231PS  Z30, Z25, Z14
+	VFMADD231PS  Z31, Z25, Z15
+	VBROADCASTSS (R9), Z26
+	VFMADD231PS  Z30, Z26, Z16
+	VFMADD231PS  Z31, Z26, Z17
+	VBROADCASTSS (R9)(R11*1), Z27
+	VFMADD231PS  Z30, Z27, Z18
+	VFMADD231PS  Z31, Z27, Z19
+	VBROADCASTSS (R9)(R11*2), Z28
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	VBROADCASTSS (R9)(R12*1), Z29
+	VFMADD231PS  Z30, Z29, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          packing12
+	MOVQ         AX, 56(SP)
+	JMP          summed12
+
 tail12:
-	CMPQ      40(SP), $0x00
+	CMPQ      48(SP), $0x00
 	JEQ       storeTail12
 	VMOVUPS.Z (DI), K1, Z24
 	VADDPS    Z24, Z0, Z0
@@ -2334,48 +3149,945 @@ done:
 	VZEROUPPER
 	RET
 
-// func copyAVX512(dst *float32, src *float32, ldd int, lds int, rows int, cols int)
+// func copyAVX512(dst *float32, src *float32, lds int, k int, cols int, ldd int, panels int, step int)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·copyAVX512(SB), NOSPLIT, $0-48
-	MOVQ dst+0(FP), DI
-	MOVQ src+8(FP), SI
-	MOVQ ldd+16(FP), R8
-	SHLQ $0x02, R8
-	MOVQ lds+24(FP), R9
-	SHLQ $0x02, R9
-	MOVQ rows+32(FP), CX
-	MOVQ cols+40(FP), AX
-	CMPQ AX, $0x20
-	JNE  tail
-
-row:
-	VMOVUPS (SI), Z0
-	VMOVUPS 64(SI), Z1
-	VMOVUPS Z0, (DI)
-	VMOVUPS Z1, 64(DI)
-	ADDQ    R9, SI
-	ADDQ    R8, DI
-	DECQ    CX
-	JNZ     row
-	VZEROUPPER
-	RET
-
-tail:
+TEXT ·copyAVX512(SB), NOSPLIT, $0-64
+	MOVQ  dst+0(FP), DI
+	MOVQ  src+8(FP), SI
+	MOVQ  lds+16(FP), R8
+	SHLQ  $0x02, R8
+	MOVQ  ldd+40(FP), R9
+	SHLQ  $0x02, R9
+	MOVQ  cols+32(FP), R10
+	SHLQ  $0x02, R10
+	MOVQ  step+56(FP), R11
+	SHLQ  $0x02, R11
+	MOVQ  k+24(FP), CX
+	MOVQ  cols+32(FP), R12
+	MOVQ  R12, AX
 	MOVQ  $-1, DX
 	BZHIQ AX, DX, DX
 	KMOVW DX, K1
 	SHRQ  $0x10, DX
 	KMOVW DX, K2
+	CMPQ  R12, $0x10
+	JG    wide
 
-rowTail:
-	VMOVUPS.Z (SI), K1, Z0
-	VMOVUPS   Z0, K1, (DI)
-	VMOVUPS.Z 64(SI), K2, Z1
-	VMOVUPS   Z1, K2, 64(DI)
-	ADDQ      R9, SI
-	ADDQ      R8, DI
+narrow:
+	MOVQ SI, AX
+	MOVQ DI, BX
+	MOVQ panels+48(FP), DX
+
+narrowPanel:
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS   Z0, K1, (BX)
+	ADDQ      R10, AX
+	ADDQ      R11, BX
+	DECQ      DX
+	JNZ       narrowPanel
+	ADDQ      R8, SI
+	ADDQ      R9, DI
 	DECQ      CX
-	JNZ       rowTail
+	JNZ       narrow
+	VZEROUPPER
+	RET
+
+wide:
+	MOVQ SI, AX
+	MOVQ DI, BX
+	MOVQ panels+48(FP), DX
+
+widePanel:
+	VMOVUPS.Z (AX), K1, Z0
+	VMOVUPS   Z0, K1, (BX)
+	VMOVUPS.Z 64(AX), K2, Z1
+	VMOVUPS   Z1, K2, 64(BX)
+	ADDQ      R10, AX
+	ADDQ      R11, BX
+	DECQ      DX
+	JNZ       widePanel
+	ADDQ      R8, SI
+	ADDQ      R9, DI
+	DECQ      CX
+	JNZ       wide
+	VZEROUPPER
+	RET
+
+// func dotAVX512_6x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
+// Requires: AVX, AVX512F, AVX512VL, BMI2, MMX+
+TEXT ·dotAVX512_6x4(SB), NOSPLIT, $0-56
+	MOVQ  y+0(FP), BX
+	MOVQ  x+8(FP), DI
+	MOVQ  w+16(FP), SI
+	MOVQ  groups+48(FP), R13
+	MOVQ  k+32(FP), R11
+	SHLQ  $0x02, R11
+	LEAQ  (R11)(R11*2), R12
+	MOVQ  k+32(FP), CX
+	ANDQ  $0x0f, CX
+	MOVQ  CX, R15
+	MOVQ  $-1, AX
+	BZHIQ CX, AX, AX
+	KMOVW AX, K1
+	MOVQ  rows+40(FP), AX
+	CMPQ  AX, $0x06
+	JEQ   group6
+	CMPQ  AX, $0x05
+	JEQ   group5
+	CMPQ  AX, $0x04
+	JEQ   group4
+	CMPQ  AX, $0x03
+	JEQ   group3
+	CMPQ  AX, $0x02
+	JEQ   group2
+
+group1:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x04, CX
+	JZ     tail1
+
+k1:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	PREFETCHT1  128(R14)
+	PREFETCHT1  192(R14)
+	ADDQ        $0x00000100, R14
+	VMOVUPS     (R10), Z24
+	VMOVUPS     (R10)(R11*1), Z25
+	VMOVUPS     (R10)(R11*2), Z26
+	VMOVUPS     (R10)(R12*1), Z27
+	VMOVUPS     (R8), Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	ADDQ        $0x40, R10
+	ADDQ        $0x40, R8
+	DECQ        CX
+	JNZ         k1
+
+tail1:
+	TESTQ       R15, R15
+	JZ          sum1
+	VMOVUPS.Z   (R10), K1, Z24
+	VMOVUPS.Z   (R10)(R11*1), K1, Z25
+	VMOVUPS.Z   (R10)(R11*2), K1, Z26
+	VMOVUPS.Z   (R10)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+
+sum1:
+	MOVQ          ldy+24(FP), CX
+	MOVQ          BX, AX
+	VUNPCKLPS     Z1, Z0, Z24
+	VUNPCKHPS     Z1, Z0, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z3, Z2, Z25
+	VUNPCKHPS     Z3, Z2, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (SI)(R11*4), SI
+	ADDQ          $0x10, BX
+	DECQ          R13
+	JNZ           group1
+	JMP           done
+
+group2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x04, CX
+	JZ     tail2
+
+k2:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	PREFETCHT1  128(R14)
+	PREFETCHT1  192(R14)
+	ADDQ        $0x00000100, R14
+	VMOVUPS     (R10), Z24
+	VMOVUPS     (R10)(R11*1), Z25
+	VMOVUPS     (R10)(R11*2), Z26
+	VMOVUPS     (R10)(R12*1), Z27
+	VMOVUPS     (R8), Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS     (R8)(R11*1), Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	ADDQ        $0x40, R10
+	ADDQ        $0x40, R8
+	DECQ        CX
+	JNZ         k2
+
+tail2:
+	TESTQ       R15, R15
+	JZ          sum2
+	VMOVUPS.Z   (R10), K1, Z24
+	VMOVUPS.Z   (R10)(R11*1), K1, Z25
+	VMOVUPS.Z   (R10)(R11*2), K1, Z26
+	VMOVUPS.Z   (R10)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS.Z   (R8)(R11*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+
+sum2:
+	MOVQ          ldy+24(FP), CX
+	MOVQ          BX, AX
+	VUNPCKLPS     Z1, Z0, Z24
+	VUNPCKHPS     Z1, Z0, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z3, Z2, Z25
+	VUNPCKHPS     Z3, Z2, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z5, Z4, Z24
+	VUNPCKHPS     Z5, Z4, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z7, Z6, Z25
+	VUNPCKHPS     Z7, Z6, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (SI)(R11*4), SI
+	ADDQ          $0x10, BX
+	DECQ          R13
+	JNZ           group2
+	JMP           done
+
+group3:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x04, CX
+	JZ     tail3
+
+k3:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	PREFETCHT1  128(R14)
+	PREFETCHT1  192(R14)
+	ADDQ        $0x00000100, R14
+	VMOVUPS     (R10), Z24
+	VMOVUPS     (R10)(R11*1), Z25
+	VMOVUPS     (R10)(R11*2), Z26
+	VMOVUPS     (R10)(R12*1), Z27
+	VMOVUPS     (R8), Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS     (R8)(R11*1), Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS     (R8)(R11*2), Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+	ADDQ        $0x40, R10
+	ADDQ        $0x40, R8
+	DECQ        CX
+	JNZ         k3
+
+tail3:
+	TESTQ       R15, R15
+	JZ          sum3
+	VMOVUPS.Z   (R10), K1, Z24
+	VMOVUPS.Z   (R10)(R11*1), K1, Z25
+	VMOVUPS.Z   (R10)(R11*2), K1, Z26
+	VMOVUPS.Z   (R10)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS.Z   (R8)(R11*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS.Z   (R8)(R11*2), K1, Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+
+sum3:
+	MOVQ          ldy+24(FP), CX
+	MOVQ          BX, AX
+	VUNPCKLPS     Z1, Z0, Z24
+	VUNPCKHPS     Z1, Z0, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z3, Z2, Z25
+	VUNPCKHPS     Z3, Z2, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z5, Z4, Z24
+	VUNPCKHPS     Z5, Z4, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z7, Z6, Z25
+	VUNPCKHPS     Z7, Z6, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z9, Z8, Z24
+	VUNPCKHPS     Z9, Z8, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z11, Z10, Z25
+	VUNPCKHPS     Z11, Z10, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (SI)(R11*4), SI
+	ADDQ          $0x10, BX
+	DECQ          R13
+	JNZ           group3
+	JMP           done
+
+group4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x04, CX
+	JZ     tail4
+
+k4:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	PREFETCHT1  128(R14)
+	PREFETCHT1  192(R14)
+	ADDQ        $0x00000100, R14
+	VMOVUPS     (R10), Z24
+	VMOVUPS     (R10)(R11*1), Z25
+	VMOVUPS     (R10)(R11*2), Z26
+	VMOVUPS     (R10)(R12*1), Z27
+	VMOVUPS     (R8), Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS     (R8)(R11*1), Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS     (R8)(R11*2), Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+	VMOVUPS     (R8)(R12*1), Z29
+	VFMADD231PS Z29, Z24, Z12
+	VFMADD231PS Z29, Z25, Z13
+	VFMADD231PS Z29, Z26, Z14
+	VFMADD231PS Z29, Z27, Z15
+	ADDQ        $0x40, R10
+	ADDQ        $0x40, R8
+	DECQ        CX
+	JNZ         k4
+
+tail4:
+	TESTQ       R15, R15
+	JZ          sum4
+	VMOVUPS.Z   (R10), K1, Z24
+	VMOVUPS.Z   (R10)(R11*1), K1, Z25
+	VMOVUPS.Z   (R10)(R11*2), K1, Z26
+	VMOVUPS.Z   (R10)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS.Z   (R8)(R11*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS.Z   (R8)(R11*2), K1, Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+	VMOVUPS.Z   (R8)(R12*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z12
+	VFMADD231PS Z29, Z25, Z13
+	VFMADD231PS Z29, Z26, Z14
+	VFMADD231PS Z29, Z27, Z15
+
+sum4:
+	MOVQ          ldy+24(FP), CX
+	MOVQ          BX, AX
+	VUNPCKLPS     Z1, Z0, Z24
+	VUNPCKHPS     Z1, Z0, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z3, Z2, Z25
+	VUNPCKHPS     Z3, Z2, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z5, Z4, Z24
+	VUNPCKHPS     Z5, Z4, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z7, Z6, Z25
+	VUNPCKHPS     Z7, Z6, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z9, Z8, Z24
+	VUNPCKHPS     Z9, Z8, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z11, Z10, Z25
+	VUNPCKHPS     Z11, Z10, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z13, Z12, Z24
+	VUNPCKHPS     Z13, Z12, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z15, Z14, Z25
+	VUNPCKHPS     Z15, Z14, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (SI)(R11*4), SI
+	ADDQ          $0x10, BX
+	DECQ          R13
+	JNZ           group4
+	JMP           done
+
+group5:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	MOVQ   DI, R8
+	LEAQ   (R8)(R11*4), R9
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x04, CX
+	JZ     tail5
+
+k5:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	PREFETCHT1  128(R14)
+	PREFETCHT1  192(R14)
+	ADDQ        $0x00000100, R14
+	VMOVUPS     (R10), Z24
+	VMOVUPS     (R10)(R11*1), Z25
+	VMOVUPS     (R10)(R11*2), Z26
+	VMOVUPS     (R10)(R12*1), Z27
+	VMOVUPS     (R8), Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS     (R8)(R11*1), Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS     (R8)(R11*2), Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+	VMOVUPS     (R8)(R12*1), Z29
+	VFMADD231PS Z29, Z24, Z12
+	VFMADD231PS Z29, Z25, Z13
+	VFMADD231PS Z29, Z26, Z14
+	VFMADD231PS Z29, Z27, Z15
+	VMOVUPS     (R9), Z28
+	VFMADD231PS Z28, Z24, Z16
+	VFMADD231PS Z28, Z25, Z17
+	VFMADD231PS Z28, Z26, Z18
+	VFMADD231PS Z28, Z27, Z19
+	ADDQ        $0x40, R10
+	ADDQ        $0x40, R8
+	ADDQ        $0x40, R9
+	DECQ        CX
+	JNZ         k5
+
+tail5:
+	TESTQ       R15, R15
+	JZ          sum5
+	VMOVUPS.Z   (R10), K1, Z24
+	VMOVUPS.Z   (R10)(R11*1), K1, Z25
+	VMOVUPS.Z   (R10)(R11*2), K1, Z26
+	VMOVUPS.Z   (R10)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS.Z   (R8)(R11*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS.Z   (R8)(R11*2), K1, Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+	VMOVUPS.Z   (R8)(R12*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z12
+	VFMADD231PS Z29, Z25, Z13
+	VFMADD231PS Z29, Z26, Z14
+	VFMADD231PS Z29, Z27, Z15
+	VMOVUPS.Z   (R9), K1, Z28
+	VFMADD231PS Z28, Z24, Z16
+	VFMADD231PS Z28, Z25, Z17
+	VFMADD231PS Z28, Z26, Z18
+	VFMADD231PS Z28, Z27, Z19
+
+sum5:
+	MOVQ          ldy+24(FP), CX
+	MOVQ          BX, AX
+	VUNPCKLPS     Z1, Z0, Z24
+	VUNPCKHPS     Z1, Z0, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z3, Z2, Z25
+	VUNPCKHPS     Z3, Z2, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z5, Z4, Z24
+	VUNPCKHPS     Z5, Z4, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z7, Z6, Z25
+	VUNPCKHPS     Z7, Z6, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z9, Z8, Z24
+	VUNPCKHPS     Z9, Z8, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z11, Z10, Z25
+	VUNPCKHPS     Z11, Z10, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z13, Z12, Z24
+	VUNPCKHPS     Z13, Z12, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z15, Z14, Z25
+	VUNPCKHPS     Z15, Z14, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z17, Z16, Z24
+	VUNPCKHPS     Z17, Z16, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z19, Z18, Z25
+	VUNPCKHPS     Z19, Z18, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (SI)(R11*4), SI
+	ADDQ          $0x10, BX
+	DECQ          R13
+	JNZ           group5
+	JMP           done
+
+group6:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	MOVQ   DI, R8
+	LEAQ   (R8)(R11*4), R9
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x04, CX
+	JZ     tail6
+
+k6:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	PREFETCHT1  128(R14)
+	PREFETCHT1  192(R14)
+	ADDQ        $0x00000100, R14
+	VMOVUPS     (R10), Z24
+	VMOVUPS     (R10)(R11*1), Z25
+	VMOVUPS     (R10)(R11*2), Z26
+	VMOVUPS     (R10)(R12*1), Z27
+	VMOVUPS     (R8), Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS     (R8)(R11*1), Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS     (R8)(R11*2), Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+	VMOVUPS     (R8)(R12*1), Z29
+	VFMADD231PS Z29, Z24, Z12
+	VFMADD231PS Z29, Z25, Z13
+	VFMADD231PS Z29, Z26, Z14
+	VFMADD231PS Z29, Z27, Z15
+	VMOVUPS     (R9), Z28
+	VFMADD231PS Z28, Z24, Z16
+	VFMADD231PS Z28, Z25, Z17
+	VFMADD231PS Z28, Z26, Z18
+	VFMADD231PS Z28, Z27, Z19
+	VMOVUPS     (R9)(R11*1), Z29
+	VFMADD231PS Z29, Z24, Z20
+	VFMADD231PS Z29, Z25, Z21
+	VFMADD231PS Z29, Z26, Z22
+	VFMADD231PS Z29, Z27, Z23
+	ADDQ        $0x40, R10
+	ADDQ        $0x40, R8
+	ADDQ        $0x40, R9
+	DECQ        CX
+	JNZ         k6
+
+tail6:
+	TESTQ       R15, R15
+	JZ          sum6
+	VMOVUPS.Z   (R10), K1, Z24
+	VMOVUPS.Z   (R10)(R11*1), K1, Z25
+	VMOVUPS.Z   (R10)(R11*2), K1, Z26
+	VMOVUPS.Z   (R10)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS.Z   (R8)(R11*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z4
+	VFMADD231PS Z29, Z25, Z5
+	VFMADD231PS Z29, Z26, Z6
+	VFMADD231PS Z29, Z27, Z7
+	VMOVUPS.Z   (R8)(R11*2), K1, Z28
+	VFMADD231PS Z28, Z24, Z8
+	VFMADD231PS Z28, Z25, Z9
+	VFMADD231PS Z28, Z26, Z10
+	VFMADD231PS Z28, Z27, Z11
+	VMOVUPS.Z   (R8)(R12*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z12
+	VFMADD231PS Z29, Z25, Z13
+	VFMADD231PS Z29, Z26, Z14
+	VFMADD231PS Z29, Z27, Z15
+	VMOVUPS.Z   (R9), K1, Z28
+	VFMADD231PS Z28, Z24, Z16
+	VFMADD231PS Z28, Z25, Z17
+	VFMADD231PS Z28, Z26, Z18
+	VFMADD231PS Z28, Z27, Z19
+	VMOVUPS.Z   (R9)(R11*1), K1, Z29
+	VFMADD231PS Z29, Z24, Z20
+	VFMADD231PS Z29, Z25, Z21
+	VFMADD231PS Z29, Z26, Z22
+	VFMADD231PS Z29, Z27, Z23
+
+sum6:
+	MOVQ          ldy+24(FP), CX
+	MOVQ          BX, AX
+	VUNPCKLPS     Z1, Z0, Z24
+	VUNPCKHPS     Z1, Z0, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z3, Z2, Z25
+	VUNPCKHPS     Z3, Z2, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z5, Z4, Z24
+	VUNPCKHPS     Z5, Z4, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z7, Z6, Z25
+	VUNPCKHPS     Z7, Z6, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z9, Z8, Z24
+	VUNPCKHPS     Z9, Z8, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z11, Z10, Z25
+	VUNPCKHPS     Z11, Z10, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z13, Z12, Z24
+	VUNPCKHPS     Z13, Z12, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z15, Z14, Z25
+	VUNPCKHPS     Z15, Z14, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z17, Z16, Z24
+	VUNPCKHPS     Z17, Z16, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z19, Z18, Z25
+	VUNPCKHPS     Z19, Z18, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (AX)(CX*4), AX
+	VUNPCKLPS     Z21, Z20, Z24
+	VUNPCKHPS     Z21, Z20, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z23, Z22, Z25
+	VUNPCKHPS     Z23, Z22, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	LEAQ          (SI)(R11*4), SI
+	ADDQ          $0x10, BX
+	DECQ          R13
+	JNZ           group6
+
+done:
 	VZEROUPPER
 	RET
 
@@ -2446,17 +4158,22 @@ loop:
 	VZEROUPPER
 	RET
 
-// func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, next *float32, ldn int, nextRows int, nextLines int)
+// func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $56-136
+TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $72-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
 	MOVQ  R14, (SP)
 	MOVQ  panels+80(FP), CX
 	MOVQ  CX, 8(SP)
-	MOVQ  next+104(FP), CX
+	MOVQ  next+120(FP), R14
+	MOVQ  (R14), CX
 	MOVQ  CX, 32(SP)
+	MOVQ  32(R14), CX
+	MOVQ  CX, 40(SP)
+	MOVQ  src+104(FP), CX
+	MOVQ  CX, 56(SP)
 	MOVQ  ka+40(FP), R10
 	SHLQ  $0x02, R10
 	MOVQ  lda+32(FP), R11
@@ -2475,7 +4192,7 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $56-136
 	LEAQ  lanes<>+64(SB), R14
 	SHLQ  $0x02, CX
 	SUBQ  CX, R14
-	MOVQ  R14, 48(SP)
+	MOVQ  R14, 64(SP)
 	CMPQ  AX, $0x06
 	JEQ   panel6
 	CMPQ  AX, $0x05
@@ -2491,30 +4208,54 @@ panel1:
 	MOVQ       BX, DI
 	PREFETCHT0 (DI)
 	PREFETCHT0 60(DI)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched1
+	JZ         fetched0_1
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch1:
+fetch0_1:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line1:
+line0_1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line1
+	JNZ        line0_1
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch1
+	JNZ        fetch0_1
 	MOVQ       DI, 32(SP)
 
-fetched1:
+fetched0_1:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_1
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_1:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_1:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_1
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_1
+	MOVQ       DI, 40(SP)
+
+fetched1_1:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -2526,6 +4267,9 @@ chunk1:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack1
 
 k1:
 	VMOVUPS      (SI), Y12
@@ -2537,15 +4281,17 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x10
-	JNE          tail1
-	CMPQ         40(SP), $0x00
-	JEQ          store1
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
+
+summed1:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x10
+	JNE    tail1
+	CMPQ   48(SP), $0x00
+	JEQ    store1
+	VADDPS (DI), Y0, Y0
+	VADDPS 32(DI), Y1, Y1
 
 store1:
 	VMOVUPS Y0, (DI)
@@ -2553,9 +4299,10 @@ store1:
 
 stored1:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk1
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -2563,11 +4310,31 @@ stored1:
 	JNZ   panel1
 	JMP   done
 
+pack1:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing1:
+	VMOVUPS      (AX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(AX), Y13
+	VMOVUPS      Y13, 32(SI)
+	ADDQ         R14, AX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing1
+	MOVQ         AX, 56(SP)
+	JMP          summed1
+
 tail1:
-	MOVQ       48(SP), CX
+	MOVQ       64(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPQ       48(SP), $0x00
 	JEQ        storeTail1
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -2585,30 +4352,54 @@ panel2:
 	PREFETCHT0 60(DI)
 	PREFETCHT0 (DI)(R13*1)
 	PREFETCHT0 60(DI)(R13*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched2
+	JZ         fetched0_2
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch2:
+fetch0_2:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line2:
+line0_2:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line2
+	JNZ        line0_2
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch2
+	JNZ        fetch0_2
 	MOVQ       DI, 32(SP)
 
-fetched2:
+fetched0_2:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_2
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_2:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_2:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_2
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_2
+	MOVQ       DI, 40(SP)
+
+fetched1_2:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -2622,6 +4413,9 @@ chunk2:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack2
 
 k2:
 	VMOVUPS      (SI), Y12
@@ -2636,17 +4430,19 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x10
-	JNE          tail2
-	CMPQ         40(SP), $0x00
-	JEQ          store2
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R13*1), Y2, Y2
-	VADDPS       32(DI)(R13*1), Y3, Y3
+
+summed2:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x10
+	JNE    tail2
+	CMPQ   48(SP), $0x00
+	JEQ    store2
+	VADDPS (DI), Y0, Y0
+	VADDPS 32(DI), Y1, Y1
+	VADDPS (DI)(R13*1), Y2, Y2
+	VADDPS 32(DI)(R13*1), Y3, Y3
 
 store2:
 	VMOVUPS Y0, (DI)
@@ -2656,9 +4452,10 @@ store2:
 
 stored2:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk2
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -2666,11 +4463,34 @@ stored2:
 	JNZ   panel2
 	JMP   done
 
+pack2:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing2:
+	VMOVUPS      (AX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(AX), Y13
+	VMOVUPS      Y13, 32(SI)
+	ADDQ         R14, AX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing2
+	MOVQ         AX, 56(SP)
+	JMP          summed2
+
 tail2:
-	MOVQ       48(SP), CX
+	MOVQ       64(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPQ       48(SP), $0x00
 	JEQ        storeTail2
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -2696,30 +4516,54 @@ panel3:
 	PREFETCHT0 60(DI)(R13*1)
 	PREFETCHT0 (DI)(R13*2)
 	PREFETCHT0 60(DI)(R13*2)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched3
+	JZ         fetched0_3
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch3:
+fetch0_3:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line3:
+line0_3:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line3
+	JNZ        line0_3
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch3
+	JNZ        fetch0_3
 	MOVQ       DI, 32(SP)
 
-fetched3:
+fetched0_3:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_3
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_3:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_3:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_3
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_3
+	MOVQ       DI, 40(SP)
+
+fetched1_3:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -2735,6 +4579,9 @@ chunk3:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack3
 
 k3:
 	VMOVUPS      (SI), Y12
@@ -2752,19 +4599,21 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x10
-	JNE          tail3
-	CMPQ         40(SP), $0x00
-	JEQ          store3
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R13*1), Y2, Y2
-	VADDPS       32(DI)(R13*1), Y3, Y3
-	VADDPS       (DI)(R13*2), Y4, Y4
-	VADDPS       32(DI)(R13*2), Y5, Y5
+
+summed3:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x10
+	JNE    tail3
+	CMPQ   48(SP), $0x00
+	JEQ    store3
+	VADDPS (DI), Y0, Y0
+	VADDPS 32(DI), Y1, Y1
+	VADDPS (DI)(R13*1), Y2, Y2
+	VADDPS 32(DI)(R13*1), Y3, Y3
+	VADDPS (DI)(R13*2), Y4, Y4
+	VADDPS 32(DI)(R13*2), Y5, Y5
 
 store3:
 	VMOVUPS Y0, (DI)
@@ -2776,9 +4625,10 @@ store3:
 
 stored3:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk3
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -2786,11 +4636,37 @@ stored3:
 	JNZ   panel3
 	JMP   done
 
+pack3:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing3:
+	VMOVUPS      (AX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(AX), Y13
+	VMOVUPS      Y13, 32(SI)
+	ADDQ         R14, AX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing3
+	MOVQ         AX, 56(SP)
+	JMP          summed3
+
 tail3:
-	MOVQ       48(SP), CX
+	MOVQ       64(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPQ       48(SP), $0x00
 	JEQ        storeTail3
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -2824,30 +4700,54 @@ panel4:
 	PREFETCHT0 60(DI)(R13*2)
 	PREFETCHT0 (DI)(R15*1)
 	PREFETCHT0 60(DI)(R15*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched4
+	JZ         fetched0_4
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch4:
+fetch0_4:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line4:
+line0_4:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line4
+	JNZ        line0_4
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch4
+	JNZ        fetch0_4
 	MOVQ       DI, 32(SP)
 
-fetched4:
+fetched0_4:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_4
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_4:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_4:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_4
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_4
+	MOVQ       DI, 40(SP)
+
+fetched1_4:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -2865,6 +4765,9 @@ chunk4:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack4
 
 k4:
 	VMOVUPS      (SI), Y12
@@ -2885,21 +4788,23 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x10
-	JNE          tail4
-	CMPQ         40(SP), $0x00
-	JEQ          store4
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R13*1), Y2, Y2
-	VADDPS       32(DI)(R13*1), Y3, Y3
-	VADDPS       (DI)(R13*2), Y4, Y4
-	VADDPS       32(DI)(R13*2), Y5, Y5
-	VADDPS       (DI)(R15*1), Y6, Y6
-	VADDPS       32(DI)(R15*1), Y7, Y7
+
+summed4:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x10
+	JNE    tail4
+	CMPQ   48(SP), $0x00
+	JEQ    store4
+	VADDPS (DI), Y0, Y0
+	VADDPS 32(DI), Y1, Y1
+	VADDPS (DI)(R13*1), Y2, Y2
+	VADDPS 32(DI)(R13*1), Y3, Y3
+	VADDPS (DI)(R13*2), Y4, Y4
+	VADDPS 32(DI)(R13*2), Y5, Y5
+	VADDPS (DI)(R15*1), Y6, Y6
+	VADDPS 32(DI)(R15*1), Y7, Y7
 
 store4:
 	VMOVUPS Y0, (DI)
@@ -2913,9 +4818,10 @@ store4:
 
 stored4:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk4
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -2923,11 +4829,40 @@ stored4:
 	JNZ   panel4
 	JMP   done
 
+pack4:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing4:
+	VMOVUPS      (AX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(AX), Y13
+	VMOVUPS      Y13, 32(SI)
+	ADDQ         R14, AX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packing4
+	MOVQ         AX, 56(SP)
+	JMP          summed4
+
 tail4:
-	MOVQ       48(SP), CX
+	MOVQ       64(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPQ       48(SP), $0x00
 	JEQ        storeTail4
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -2970,30 +4905,54 @@ panel5:
 	PREFETCHT0 60(DI)(R15*1)
 	PREFETCHT0 (R8)
 	PREFETCHT0 60(R8)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched5
+	JZ         fetched0_5
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch5:
+fetch0_5:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line5:
+line0_5:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line5
+	JNZ        line0_5
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch5
+	JNZ        fetch0_5
 	MOVQ       DI, 32(SP)
 
-fetched5:
+fetched0_5:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_5
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_5:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_5:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_5
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_5
+	MOVQ       DI, 40(SP)
+
+fetched1_5:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -3014,6 +4973,9 @@ chunk5:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack5
 
 k5:
 	VMOVUPS      (SI), Y12
@@ -3038,24 +5000,26 @@ k5:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k5
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x10
-	JNE          tail5
-	CMPQ         40(SP), $0x00
-	JEQ          store5
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R13*1), Y2, Y2
-	VADDPS       32(DI)(R13*1), Y3, Y3
-	VADDPS       (DI)(R13*2), Y4, Y4
-	VADDPS       32(DI)(R13*2), Y5, Y5
-	VADDPS       (DI)(R15*1), Y6, Y6
-	VADDPS       32(DI)(R15*1), Y7, Y7
-	VADDPS       (R8), Y8, Y8
-	VADDPS       32(R8), Y9, Y9
+
+summed5:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x10
+	JNE    tail5
+	CMPQ   48(SP), $0x00
+	JEQ    store5
+	VADDPS (DI), Y0, Y0
+	VADDPS 32(DI), Y1, Y1
+	VADDPS (DI)(R13*1), Y2, Y2
+	VADDPS 32(DI)(R13*1), Y3, Y3
+	VADDPS (DI)(R13*2), Y4, Y4
+	VADDPS 32(DI)(R13*2), Y5, Y5
+	VADDPS (DI)(R15*1), Y6, Y6
+	VADDPS 32(DI)(R15*1), Y7, Y7
+	VADDPS (R8), Y8, Y8
+	VADDPS 32(R8), Y9, Y9
 
 store5:
 	VMOVUPS Y0, (DI)
@@ -3071,9 +5035,10 @@ store5:
 
 stored5:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk5
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -3081,11 +5046,44 @@ stored5:
 	JNZ   panel5
 	JMP   done
 
+pack5:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing5:
+	VMOVUPS      (AX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(AX), Y13
+	VMOVUPS      Y13, 32(SI)
+	ADDQ         R14, AX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (R8), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packing5
+	MOVQ         AX, 56(SP)
+	JMP          summed5
+
 tail5:
-	MOVQ       48(SP), CX
+	MOVQ       64(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPQ       48(SP), $0x00
 	JEQ        storeTail5
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -3136,30 +5134,54 @@ panel6:
 	PREFETCHT0 60(R8)
 	PREFETCHT0 (R8)(R13*1)
 	PREFETCHT0 60(R8)(R13*1)
-	MOVQ       nextRows+120(FP), CX
+	MOVQ       next+120(FP), R14
+	MOVQ       16(R14), CX
 	TESTQ      CX, CX
-	JZ         fetched6
+	JZ         fetched0_6
 	MOVQ       32(SP), DI
-	MOVQ       ldn+112(FP), R8
+	MOVQ       8(R14), R8
 	SHLQ       $0x02, R8
 
-fetch6:
+fetch0_6:
 	MOVQ DI, R9
-	MOVQ nextLines+128(FP), AX
+	MOVQ 24(R14), AX
 
-line6:
+line0_6:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	DECQ       AX
-	JNZ        line6
+	JNZ        line0_6
 	ADDQ       R8, DI
 	DECQ       CX
-	JNZ        fetch6
+	JNZ        fetch0_6
 	MOVQ       DI, 32(SP)
 
-fetched6:
+fetched0_6:
+	MOVQ  next+120(FP), R14
+	MOVQ  48(R14), CX
+	TESTQ CX, CX
+	JZ    fetched1_6
+	MOVQ  40(SP), DI
+	MOVQ  40(R14), R8
+	SHLQ  $0x02, R8
+
+fetch1_6:
+	MOVQ DI, R9
+	MOVQ 56(R14), AX
+
+line1_6:
+	PREFETCHT1 (R9)
+	ADDQ       $0x40, R9
+	DECQ       AX
+	JNZ        line1_6
+	ADDQ       R8, DI
+	DECQ       CX
+	JNZ        fetch1_6
+	MOVQ       DI, 40(SP)
+
+fetched1_6:
 	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
+	MOVQ    AX, 48(SP)
 	MOVQ    b+16(FP), SI
 	MOVQ    k+56(FP), DX
 	MOVQ    (SP), DI
@@ -3182,6 +5204,9 @@ chunk6:
 	CMPQ    CX, DX
 	CMOVQGT DX, CX
 	SUBQ    CX, DX
+	MOVQ    56(SP), AX
+	TESTQ   AX, AX
+	JNZ     pack6
 
 k6:
 	VMOVUPS      (SI), Y12
@@ -3209,26 +5234,28 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	MOVQ         DI, R14
-	MOVQ         BX, DI
-	LEAQ         (DI)(R13*4), R8
-	MOVQ         cols+88(FP), CX
-	CMPQ         CX, $0x10
-	JNE          tail6
-	CMPQ         40(SP), $0x00
-	JEQ          store6
-	VADDPS       (DI), Y0, Y0
-	VADDPS       32(DI), Y1, Y1
-	VADDPS       (DI)(R13*1), Y2, Y2
-	VADDPS       32(DI)(R13*1), Y3, Y3
-	VADDPS       (DI)(R13*2), Y4, Y4
-	VADDPS       32(DI)(R13*2), Y5, Y5
-	VADDPS       (DI)(R15*1), Y6, Y6
-	VADDPS       32(DI)(R15*1), Y7, Y7
-	VADDPS       (R8), Y8, Y8
-	VADDPS       32(R8), Y9, Y9
-	VADDPS       (R8)(R13*1), Y10, Y10
-	VADDPS       32(R8)(R13*1), Y11, Y11
+
+summed6:
+	MOVQ   DI, R14
+	MOVQ   BX, DI
+	LEAQ   (DI)(R13*4), R8
+	MOVQ   cols+88(FP), CX
+	CMPQ   CX, $0x10
+	JNE    tail6
+	CMPQ   48(SP), $0x00
+	JEQ    store6
+	VADDPS (DI), Y0, Y0
+	VADDPS 32(DI), Y1, Y1
+	VADDPS (DI)(R13*1), Y2, Y2
+	VADDPS 32(DI)(R13*1), Y3, Y3
+	VADDPS (DI)(R13*2), Y4, Y4
+	VADDPS 32(DI)(R13*2), Y5, Y5
+	VADDPS (DI)(R15*1), Y6, Y6
+	VADDPS 32(DI)(R15*1), Y7, Y7
+	VADDPS (R8), Y8, Y8
+	VADDPS 32(R8), Y9, Y9
+	VADDPS (R8)(R13*1), Y10, Y10
+	VADDPS 32(R8)(R13*1), Y11, Y11
 
 store6:
 	VMOVUPS Y0, (DI)
@@ -3246,9 +5273,10 @@ store6:
 
 stored6:
 	MOVQ  R14, DI
-	MOVQ  $0x00000001, 40(SP)
+	MOVQ  $0x00000001, 48(SP)
 	TESTQ DX, DX
 	JNZ   chunk6
+	MOVQ  $0x00000000, 56(SP)
 	ADDQ  24(SP), BX
 	MOVQ  16(SP), AX
 	ADDQ  AX, (SP)
@@ -3256,11 +5284,47 @@ stored6:
 	JNZ   panel6
 	JMP   done
 
+pack6:
+	MOVQ lds+112(FP), R14
+	SHLQ $0x02, R14
+
+packing6:
+	VMOVUPS      (AX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(AX), Y13
+	VMOVUPS      Y13, 32(SI)
+	ADDQ         R14, AX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (R8), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R8)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packing6
+	MOVQ         AX, 56(SP)
+	JMP          summed6
+
 tail6:
-	MOVQ       48(SP), CX
+	MOVQ       64(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPQ       48(SP), $0x00
 	JEQ        storeTail6
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -3306,33 +5370,22 @@ done:
 	VZEROUPPER
 	RET
 
-// func copyAVX2(dst *float32, src *float32, ldd int, lds int, rows int, cols int)
+// func copyAVX2(dst *float32, src *float32, lds int, k int, cols int, ldd int, panels int, step int)
 // Requires: AVX
-TEXT ·copyAVX2(SB), NOSPLIT, $8-48
-	MOVQ dst+0(FP), DI
-	MOVQ src+8(FP), SI
-	MOVQ ldd+16(FP), R8
-	SHLQ $0x02, R8
-	MOVQ lds+24(FP), R9
-	SHLQ $0x02, R9
-	MOVQ rows+32(FP), CX
-	MOVQ cols+40(FP), AX
-	CMPQ AX, $0x10
-	JNE  tail
-
-row:
-	VMOVUPS (SI), Y0
-	VMOVUPS 32(SI), Y1
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ    R9, SI
-	ADDQ    R8, DI
-	DECQ    CX
-	JNZ     row
-	VZEROUPPER
-	RET
-
-tail:
+TEXT ·copyAVX2(SB), NOSPLIT, $8-64
+	MOVQ    dst+0(FP), DI
+	MOVQ    src+8(FP), SI
+	MOVQ    lds+16(FP), R8
+	SHLQ    $0x02, R8
+	MOVQ    ldd+40(FP), R9
+	SHLQ    $0x02, R9
+	MOVQ    cols+32(FP), R10
+	SHLQ    $0x02, R10
+	MOVQ    step+56(FP), R11
+	SHLQ    $0x02, R11
+	MOVQ    k+24(FP), CX
+	MOVQ    cols+32(FP), R12
+	MOVQ    R12, AX
 	LEAQ    lanes<>+64(SB), DX
 	SHLQ    $0x02, AX
 	SUBQ    AX, DX
@@ -3340,16 +5393,207 @@ tail:
 	MOVQ    (SP), DX
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
+	CMPQ    R12, $0x08
+	JG      wide
 
-rowTail:
-	VMASKMOVPS (SI), Y12, Y0
-	VMASKMOVPS Y0, Y12, (DI)
-	VMASKMOVPS 32(SI), Y13, Y1
-	VMASKMOVPS Y1, Y13, 32(DI)
-	ADDQ       R9, SI
-	ADDQ       R8, DI
+narrow:
+	MOVQ SI, AX
+	MOVQ DI, BX
+	MOVQ panels+48(FP), DX
+
+narrowPanel:
+	VMASKMOVPS (AX), Y12, Y0
+	VMASKMOVPS Y0, Y12, (BX)
+	ADDQ       R10, AX
+	ADDQ       R11, BX
+	DECQ       DX
+	JNZ        narrowPanel
+	ADDQ       R8, SI
+	ADDQ       R9, DI
 	DECQ       CX
-	JNZ        rowTail
+	JNZ        narrow
+	VZEROUPPER
+	RET
+
+wide:
+	MOVQ SI, AX
+	MOVQ DI, BX
+	MOVQ panels+48(FP), DX
+
+widePanel:
+	VMASKMOVPS (AX), Y12, Y0
+	VMASKMOVPS Y0, Y12, (BX)
+	VMASKMOVPS 32(AX), Y13, Y1
+	VMASKMOVPS Y1, Y13, 32(BX)
+	ADDQ       R10, AX
+	ADDQ       R11, BX
+	DECQ       DX
+	JNZ        widePanel
+	ADDQ       R8, SI
+	ADDQ       R9, DI
+	DECQ       CX
+	JNZ        wide
+	VZEROUPPER
+	RET
+
+// func dotAVX2_2x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·dotAVX2_2x4(SB), NOSPLIT, $0-56
+	MOVQ    y+0(FP), BX
+	MOVQ    x+8(FP), DI
+	MOVQ    w+16(FP), SI
+	MOVQ    groups+48(FP), R13
+	MOVQ    k+32(FP), R11
+	SHLQ    $0x02, R11
+	LEAQ    (R11)(R11*2), R12
+	MOVQ    k+32(FP), CX
+	ANDQ    $0x07, CX
+	MOVQ    CX, R15
+	LEAQ    lanes<>+64(SB), AX
+	SHLQ    $0x02, CX
+	SUBQ    CX, AX
+	VMOVUPS (AX), Y14
+	MOVQ    rows+40(FP), AX
+	CMPQ    AX, $0x02
+	JEQ     group2
+
+group1:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x03, CX
+	JZ     tail1
+
+k1:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	ADDQ        $0x00000080, R14
+	VMOVUPS     (R10), Y8
+	VMOVUPS     (R10)(R11*1), Y9
+	VMOVUPS     (R10)(R11*2), Y10
+	VMOVUPS     (R10)(R12*1), Y11
+	VMOVUPS     (R8), Y12
+	VFMADD231PS Y12, Y8, Y0
+	VFMADD231PS Y12, Y9, Y1
+	VFMADD231PS Y12, Y10, Y2
+	VFMADD231PS Y12, Y11, Y3
+	ADDQ        $0x20, R10
+	ADDQ        $0x20, R8
+	DECQ        CX
+	JNZ         k1
+
+tail1:
+	TESTQ       R15, R15
+	JZ          sum1
+	VMASKMOVPS  (R10), Y14, Y8
+	VMASKMOVPS  (R10)(R11*1), Y14, Y9
+	VMASKMOVPS  (R10)(R11*2), Y14, Y10
+	VMASKMOVPS  (R10)(R12*1), Y14, Y11
+	VMASKMOVPS  (R8), Y14, Y12
+	VFMADD231PS Y12, Y8, Y0
+	VFMADD231PS Y12, Y9, Y1
+	VFMADD231PS Y12, Y10, Y2
+	VFMADD231PS Y12, Y11, Y3
+
+sum1:
+	MOVQ         ldy+24(FP), CX
+	MOVQ         BX, AX
+	VHADDPS      Y1, Y0, Y8
+	VHADDPS      Y3, Y2, Y9
+	VHADDPS      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VADDPS       X9, X8, X8
+	VMOVUPS      X8, (AX)
+	LEAQ         (SI)(R11*4), SI
+	ADDQ         $0x10, BX
+	DECQ         R13
+	JNZ          group1
+	JMP          done
+
+group2:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   8192(SI), R14
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x03, CX
+	JZ     tail2
+
+k2:
+	PREFETCHT1  (R14)
+	PREFETCHT1  64(R14)
+	ADDQ        $0x00000080, R14
+	VMOVUPS     (R10), Y8
+	VMOVUPS     (R10)(R11*1), Y9
+	VMOVUPS     (R10)(R11*2), Y10
+	VMOVUPS     (R10)(R12*1), Y11
+	VMOVUPS     (R8), Y12
+	VFMADD231PS Y12, Y8, Y0
+	VFMADD231PS Y12, Y9, Y1
+	VFMADD231PS Y12, Y10, Y2
+	VFMADD231PS Y12, Y11, Y3
+	VMOVUPS     (R8)(R11*1), Y13
+	VFMADD231PS Y13, Y8, Y4
+	VFMADD231PS Y13, Y9, Y5
+	VFMADD231PS Y13, Y10, Y6
+	VFMADD231PS Y13, Y11, Y7
+	ADDQ        $0x20, R10
+	ADDQ        $0x20, R8
+	DECQ        CX
+	JNZ         k2
+
+tail2:
+	TESTQ       R15, R15
+	JZ          sum2
+	VMASKMOVPS  (R10), Y14, Y8
+	VMASKMOVPS  (R10)(R11*1), Y14, Y9
+	VMASKMOVPS  (R10)(R11*2), Y14, Y10
+	VMASKMOVPS  (R10)(R12*1), Y14, Y11
+	VMASKMOVPS  (R8), Y14, Y12
+	VFMADD231PS Y12, Y8, Y0
+	VFMADD231PS Y12, Y9, Y1
+	VFMADD231PS Y12, Y10, Y2
+	VFMADD231PS Y12, Y11, Y3
+	VMASKMOVPS  (R8)(R11*1), Y14, Y13
+	VFMADD231PS Y13, Y8, Y4
+	VFMADD231PS Y13, Y9, Y5
+	VFMADD231PS Y13, Y10, Y6
+	VFMADD231PS Y13, Y11, Y7
+
+sum2:
+	MOVQ         ldy+24(FP), CX
+	MOVQ         BX, AX
+	VHADDPS      Y1, Y0, Y8
+	VHADDPS      Y3, Y2, Y9
+	VHADDPS      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VADDPS       X9, X8, X8
+	VMOVUPS      X8, (AX)
+	LEAQ         (AX)(CX*4), AX
+	VHADDPS      Y5, Y4, Y8
+	VHADDPS      Y7, Y6, Y9
+	VHADDPS      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VADDPS       X9, X8, X8
+	VMOVUPS      X8, (AX)
+	LEAQ         (SI)(R11*4), SI
+	ADDQ         $0x10, BX
+	DECQ         R13
+	JNZ          group2
+
+done:
 	VZEROUPPER
 	RET
 

@@ -23,9 +23,9 @@ type portableBlock struct {
 
 // portableGrid halves the tiles until there are enough of them for many cores,
 // then evens them out.
-func (p *Product) portableGrid() {
+func (p *Product) portableGrid(cores int) {
 	p.tm, p.tn = portableMax, portableMax
-	for ceil(p.m, p.tm)*ceil(p.n, p.tn) < tiles && max(min(p.m, p.tm), min(p.n, p.tn)) > portableMin {
+	for ceil(p.m, p.tm)*ceil(p.n, p.tn) < tiles*cores && max(min(p.m, p.tm), min(p.n, p.tn)) > portableMin {
 		if min(p.m, p.tm) > min(p.n, p.tn) {
 			p.tm = max(min(p.m, p.tm)/2, portableMin)
 		} else {
@@ -37,6 +37,10 @@ func (p *Product) portableGrid() {
 
 // portableTile computes rows r0 to r1 and columns c0 to c1 of C.
 func (p *Product) portableTile(blk *portableBlock, r0, r1, c0, c1 int) {
+	if p.k < minK && p.b.step != 1 {
+		p.fewTile(r0, r1, c0, c1)
+		return
+	}
 	across := ceil(c1-c0, lanes)
 	acc := blk.acc[:ceil(r1-r0, lanes)*across]
 	clear(acc)
@@ -65,6 +69,31 @@ func (p *Product) portableTile(blk *portableBlock, r0, r1, c0, c1 int) {
 					out[l] = float32(v)
 				}
 			}
+		}
+	}
+}
+
+// fewTile is portableTile for few products an element, where packing B costs
+// more than they do.
+func (p *Product) fewTile(r0, r1, c0, c1 int) {
+	var sums [portableMax]float64
+	for r := r0; r < r1; r++ {
+		out := p.c[r*p.ldc+c0 : r*p.ldc+c1]
+		sum := sums[:len(out)]
+		clear(sum)
+		if p.add {
+			for j, v := range out {
+				sum[j] = float64(v)
+			}
+		}
+		for k := range p.k {
+			a := float64(p.a.data[r*p.a.lane+k*p.a.step])
+			for j, v := range p.b.data[k*p.b.step+c0:][:len(sum)] {
+				sum[j] += a * float64(v)
+			}
+		}
+		for j, v := range sum {
+			out[j] = float32(v)
 		}
 	}
 }

@@ -51,8 +51,8 @@ func (q *kernel) small(s *TileScratch, c []float32, ldc int, a, b operand, m, n,
 		}
 		return
 	}
-	p.tm, p.kb = rowBlock, even(k, kBlock, 4)
-	p.chunk = p.kb
+	p.tm = rowBlock
+	p.plan()
 	for r := 0; r < m; r += p.tm {
 		p.tile(s.m.block(), r, min(m, r+p.tm), 0, n)
 	}

@@ -94,10 +94,14 @@ type team struct {
 	seq    atomic.Uint64
 	open   atomic.Bool
 	active atomic.Int32
-	next   atomic.Int64 // first index that nobody has claimed
-	job    runner
-	n      int
-	grain  int
+	// Of the chunks, the caller takes those from the front, in order, and the
+	// workers those from the back: with two cores, each meets the same part of
+	// memory in one loop after the other.
+	claimed atomic.Int64 // chunks
+	back    atomic.Int64 // the first chunk that a worker has taken
+	job     runner
+	n       int
+	grain   int
 }
 
 var crew team
@@ -123,7 +127,8 @@ func (t *team) run(job runner, n, grain, procs int) bool {
 		go w.loop(t, t.seq.Load())
 	}
 	t.job, t.n, t.grain = job, n, grain
-	t.next.Store(0)
+	t.claimed.Store(0)
+	t.back.Store(int64((n + grain - 1) / grain))
 	t.open.Store(true)
 	t.seq.Add(1)
 	for _, w := range t.workers[:helpers] {
@@ -131,7 +136,9 @@ func (t *team) run(job runner, n, grain, procs int) bool {
 			w.wake <- struct{}{}
 		}
 	}
-	t.work()
+	for i := 0; t.claim(); i++ {
+		t.chunk(i)
+	}
 	t.open.Store(false)
 	for i := 1; t.active.Load() != 0; i++ {
 		if i%1024 == 0 {
@@ -143,15 +150,12 @@ func (t *team) run(job runner, n, grain, procs int) bool {
 	return true
 }
 
-// work claims chunks and runs them until none is left.
-func (t *team) work() {
-	for {
-		lo := int(t.next.Add(int64(t.grain))) - t.grain
-		if lo >= t.n {
-			return
-		}
-		t.job.run(lo, min(t.n, lo+t.grain))
-	}
+// claim reports whether there was a chunk left to take.
+func (t *team) claim() bool { return int(t.claimed.Add(1)-1)*t.grain < t.n }
+
+func (t *team) chunk(i int) {
+	lo := i * t.grain
+	t.job.run(lo, min(t.n, lo+t.grain))
 }
 
 func (w *worker) loop(t *team, seen uint64) {
@@ -170,7 +174,9 @@ func (w *worker) loop(t *team, seen uint64) {
 		seen = t.seq.Load()
 		t.active.Add(1)
 		if t.open.Load() {
-			t.work()
+			for t.claim() {
+				t.chunk(int(t.back.Add(-1)))
+			}
 		}
 		t.active.Add(-1)
 	}

@@ -8,12 +8,21 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
+// The fields of a region in Go, in bytes: a pointer, then how far its rows are
+// apart, how many are fetched for each panel, and of how many cache lines.
+const (
+	regionLd    = 8
+	regionRows  = 16
+	regionLines = 24
+	region      = 32
+)
+
 // gemm writes the kernel. Its body exists once for each number of rows: the
 // accumulators of a panel are registers.
 func gemm(v isa) {
 	cols := 2 * v.lanes
 	name := fmt.Sprintf("gemm%s_%dx%d", v.name, v.rows, cols)
-	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool, next *float32, ldn, nextRows, nextLines int)")
+	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool, src *float32, lds int, next *uintptr)")
 	Pragma("noescape")
 	Doc(name+" multiplies panels of A, rows each, with a panel of B:", "",
 		fmt.Sprintf("\tfor i := range panels * rows { // rows ≤ %d", v.rows),
@@ -33,8 +42,9 @@ func gemm(v isa) {
 		"\t\t\t}",
 		"\t\t}",
 		"\t}", "",
-		"It reads B's rows whole. Meanwhile it brings memory into the second-level cache: for each panel",
-		"nextRows rows, ldn apart, of nextLines cache lines from next on.")
+		"Rows of b are whole. If src is not nil, it first packs B:", "",
+		fmt.Sprintf("\tb[l*%d+j] = src[l*lds+j]", cols), "",
+		"Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.")
 
 	var (
 		c, ldc, ldc3 = RBX, R13, R15
@@ -47,8 +57,9 @@ func gemm(v isa) {
 		panels       = AllocLocal(8)
 		stepA        = AllocLocal(8)
 		stepC        = AllocLocal(8)
-		next         = AllocLocal(8)
+		next         = [2]Mem{AllocLocal(8), AllocLocal(8)}
 		adds         = AllocLocal(8) // does the chunk add to C?
+		src          = AllocLocal(8) // not 0 in the first panel
 	)
 	if v.lanes == 8 { // Y12 to Y15: the masks need the first two
 		bj, ai = v.reg[12:14], v.reg[14:16]
@@ -59,8 +70,13 @@ func gemm(v isa) {
 	MOVQ(R14, panelA)
 	Load(Param("panels"), RCX)
 	MOVQ(RCX, panels)
-	Load(Param("next"), RCX)
-	MOVQ(RCX, next)
+	Load(Param("next"), R14)
+	for i := range next {
+		MOVQ(at(R14, region*i), RCX)
+		MOVQ(RCX, next[i])
+	}
+	Load(Param("src"), RCX)
+	MOVQ(RCX, src)
 	loadBytes("ka", ka)
 	loadBytes("lda", lda)
 	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
@@ -99,24 +115,29 @@ func gemm(v isa) {
 			PREFETCHT0(C.row(i, 0))
 			PREFETCHT0(C.row(i, 2*v.bytes()-4))
 		}
-		Load(Param("nextRows"), RCX)
-		TESTQ(RCX, RCX)
-		JZ(ref("fetched"))
-		MOVQ(next, RDI)
-		loadBytes("ldn", R8)
-		Label(l("fetch"))
-		MOVQ(RDI, R9)
-		Load(Param("nextLines"), RAX)
-		Label(l("line"))
-		PREFETCHT1(at(R9, 0))
-		ADDQ(Imm(64), R9)
-		DECQ(RAX)
-		JNZ(ref("line"))
-		ADDQ(R8, RDI)
-		DECQ(RCX)
-		JNZ(ref("fetch"))
-		MOVQ(RDI, next)
-		Label(l("fetched"))
+		for i := range next {
+			l := func(s string) string { return l(fmt.Sprint(s, i, "_")) }
+			Load(Param("next"), R14)
+			MOVQ(at(R14, region*i+regionRows), RCX)
+			TESTQ(RCX, RCX)
+			JZ(LabelRef(l("fetched")))
+			MOVQ(next[i], RDI)
+			MOVQ(at(R14, region*i+regionLd), R8)
+			SHLQ(Imm(2), R8)
+			Label(l("fetch"))
+			MOVQ(RDI, R9)
+			MOVQ(at(R14, region*i+regionLines), RAX)
+			Label(l("line"))
+			PREFETCHT1(at(R9, 0))
+			ADDQ(Imm(64), R9)
+			DECQ(RAX)
+			JNZ(LabelRef(l("line")))
+			ADDQ(R8, RDI)
+			DECQ(RCX)
+			JNZ(LabelRef(l("fetch")))
+			MOVQ(RDI, next[i])
+			Label(l("fetched"))
+		}
 
 		MOVBQZX(param("add"), RAX)
 		MOVQ(RAX, adds)
@@ -131,21 +152,28 @@ func gemm(v isa) {
 		CMPQ(RCX, left)
 		CMOVQGT(left, RCX)
 		SUBQ(RCX, left)
+		multiply := func() {
+			for i := range r {
+				x := ai[i%len(ai)]
+				VBROADCASTSS(A.row(i, 0), x)
+				VFMADD231PS(bj[0], x, acc(i, 0))
+				VFMADD231PS(bj[1], x, acc(i, 1))
+			}
+			for _, p := range base {
+				ADDQ(ka, p)
+			}
+		}
+		MOVQ(src, RAX)
+		TESTQ(RAX, RAX)
+		JNZ(ref("pack"))
 		Label(l("k"))
 		VMOVUPS(at(b, 0), bj[0])
 		VMOVUPS(at(b, v.bytes()), bj[1])
 		ADDQ(I32(2*v.bytes()), b)
-		for i := range r {
-			x := ai[i%len(ai)]
-			VBROADCASTSS(A.row(i, 0), x)
-			VFMADD231PS(bj[0], x, acc(i, 0))
-			VFMADD231PS(bj[1], x, acc(i, 1))
-		}
-		for _, p := range base {
-			ADDQ(ka, p)
-		}
+		multiply()
 		DECQ(RCX)
 		JNZ(ref("k"))
+		Label(l("summed"))
 
 		MOVQ(RDI, R14) // where A goes on
 		MOVQ(c, RDI)
@@ -163,12 +191,28 @@ func gemm(v isa) {
 		MOVQ(U32(1), adds)
 		TESTQ(left, left)
 		JNZ(ref("chunk"))
+		MOVQ(U32(0), src)
 		ADDQ(stepC, c)
 		MOVQ(stepA, RAX)
 		ADDQ(RAX, panelA)
 		DECQ(panels)
 		JNZ(ref("panel"))
 		JMP(LabelRef("done"))
+
+		Label(l("pack"))
+		loadBytes("lds", R14)
+		Label(l("packing"))
+		for j := range 2 {
+			VMOVUPS(at(RAX, j*v.bytes()), bj[j])
+			VMOVUPS(bj[j], at(b, j*v.bytes()))
+		}
+		ADDQ(R14, RAX)
+		ADDQ(I32(2*v.bytes()), b)
+		multiply()
+		DECQ(RCX)
+		JNZ(ref("packing"))
+		MOVQ(RAX, src)
+		JMP(ref("summed"))
 
 		Label(l("tail"))
 		t.load(RCX)

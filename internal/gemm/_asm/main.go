@@ -28,7 +28,8 @@ func main() {
 	maskTable()
 	for _, v := range []isa{avx512, avx2} {
 		gemm(v)
-		copyRows(v)
+		copyPanels(v)
+		dot(v)
 		fma(v)
 	}
 	transposeAVX512()

@@ -6,49 +6,54 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// copyRows writes the pack of rows that lie as the kernel wants them.
-func copyRows(v isa) {
-	TEXT("copy"+v.name, NOSPLIT, "func(dst, src *float32, ldd, lds, rows, cols int)")
+// copyPanels writes the pack of columns that lie as the kernel wants them.
+func copyPanels(v isa) {
+	TEXT("copy"+v.name, NOSPLIT, "func(dst, src *float32, lds, k, cols, ldd, panels, step int)")
 	Pragma("noescape")
-	Doc("copy"+v.name+" copies a few columns:", "",
-		"\tfor i := range rows {",
-		"\t\tfor j := range cols { // at most two vectors",
-		"\t\t\tdst[i*ldd+j] = src[i*lds+j]",
+	Doc("copy"+v.name+" copies columns into panels:", "",
+		"\tfor l := range k {",
+		"\t\tfor p := range panels {",
+		"\t\t\tfor j := range cols { // at most two vectors",
+		"\t\t\t\tdst[p*step+l*ldd+j] = src[l*lds+p*cols+j]",
+		"\t\t\t}",
 		"\t\t}",
 		"\t}")
 	Load(Param("dst"), RDI)
 	Load(Param("src"), RSI)
-	loadBytes("ldd", R8)
-	loadBytes("lds", R9)
-	Load(Param("rows"), RCX)
-	Load(Param("cols"), RAX)
-	CMPQ(RAX, U8(2*v.lanes))
-	JNE(LabelRef("tail"))
-	step := func(loop string) {
-		ADDQ(R9, RSI)
-		ADDQ(R8, RDI)
-		DECQ(RCX)
-		JNZ(LabelRef(loop))
-	}
-	Label("row")
-	VMOVUPS(at(RSI, 0), v.reg[0])
-	VMOVUPS(at(RSI, v.bytes()), v.reg[1])
-	VMOVUPS(v.reg[0], at(RDI, 0))
-	VMOVUPS(v.reg[1], at(RDI, v.bytes()))
-	step("row")
-	VZEROUPPER()
-	RET()
-	Label("tail")
+	loadBytes("lds", R8)
+	loadBytes("ldd", R9)
+	loadBytes("cols", R10)
+	loadBytes("step", R11)
+	Load(Param("k"), RCX)
+	Load(Param("cols"), R12)
+	MOVQ(R12, RAX)
 	t := v.newTail(RAX, RDX)
 	t.load(RDX)
-	Label("rowTail")
-	for j := range 2 {
-		t.read(at(RSI, j*v.bytes()), j, v.reg[j])
-		t.write(v.reg[j], j, at(RDI, j*v.bytes()))
+	loop := func(name string, vectors int) {
+		Label(name)
+		MOVQ(RSI, RAX)
+		MOVQ(RDI, RBX)
+		Load(Param("panels"), RDX)
+		Label(name + "Panel")
+		for j := range vectors {
+			t.read(at(RAX, j*v.bytes()), j, v.reg[j])
+			t.write(v.reg[j], j, at(RBX, j*v.bytes()))
+		}
+		ADDQ(R10, RAX)
+		ADDQ(R11, RBX)
+		DECQ(RDX)
+		JNZ(LabelRef(name + "Panel"))
+		ADDQ(R8, RSI)
+		ADDQ(R9, RDI)
+		DECQ(RCX)
+		JNZ(LabelRef(name))
+		VZEROUPPER()
+		RET()
 	}
-	step("rowTail")
-	VZEROUPPER()
-	RET()
+	CMPQ(R12, U8(v.lanes))
+	JG(LabelRef("wide"))
+	loop("narrow", 1)
+	loop("wide", 2)
 }
 
 // transposeAVX512 transposes blocks of 16 by 16. Its loads insert 128 bits at

@@ -1,0 +1,58 @@
+//go:build !purego
+
+package gemm
+
+import (
+	"unsafe"
+
+	"github.com/chainrule-go/chainrule/internal/isa"
+)
+
+var kernels = map[isa.Set]*kernel{
+	isa.NEON: {
+		rows: 4, cols: neonCols, gemm: gemmNEON, fma: fmaNEON,
+		copy: copyNEON, transpose: transposeNEON, lanes: 4,
+		dot: dotNEON, dotRows: 1, dotMost: 4,
+	},
+}
+
+const neonCols = 24
+
+// gemmNEON has what gemmNEON_4x24 has not: fewer columns, by a copy of them,
+// and the packing of B. It leaves fetching to the processor.
+func gemmNEON(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
+	src *float32, lds int, _ *uintptr) {
+	if src != nil {
+		copyNEON(b, src, lds, k, neonCols, neonCols, 1, 0)
+	}
+	if cols == neonCols {
+		gemmNEON_4x24(c, a, b, ldc, lda, ka, stepA, k, chunk, rows, panels, add)
+		return
+	}
+	var t [4 * neonCols]float32
+	for p := range panels {
+		c := unsafe.Slice(offset(c, p*rows*ldc), (rows-1)*ldc+cols)
+		for i := range rows {
+			copy(t[i*neonCols:], c[i*ldc:][:cols])
+		}
+		gemmNEON_4x24(&t[0], offset(a, p*stepA), b, neonCols, lda, ka, stepA, k, chunk, rows, 1, add)
+		for i := range rows {
+			copy(c[i*ldc:][:cols], t[i*neonCols:])
+		}
+	}
+}
+
+func copyNEON(dst, src *float32, lds, k, cols, ldd, panels, step int) {
+	for l := range k {
+		for p := range panels {
+			copy(unsafe.Slice(offset(dst, p*step+l*ldd), cols), unsafe.Slice(offset(src, l*lds+p*cols), cols))
+		}
+	}
+}
+
+func dotNEON(y, x, w *float32, _, k, _, groups int) { dotNEON_1x4(y, x, w, k, groups) }
+
+// offset returns a pointer n elements behind p.
+func offset(p *float32, n int) *float32 {
+	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n))
+}

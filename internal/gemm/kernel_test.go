@@ -1,0 +1,164 @@
+package gemm
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// kernelsOnly runs f for every instruction set that has kernels.
+func kernelsOnly(t *testing.T, f func(t *testing.T, q *kernel)) {
+	each(t, func(t *testing.T, q *kernel) {
+		if q == nil {
+			t.Skip("Go alone")
+		}
+		f(t, q)
+	})
+}
+
+func fma32(a, b, c float32) float32 { return float32(math.FMA(float64(a), float64(b), float64(c))) }
+
+// near compares within the double rounding of fma32.
+func near(t *testing.T, want, got []float32, format string, args ...any) {
+	t.Helper()
+	for i := range want {
+		if w, g := float64(want[i]), float64(got[i]); !(math.Abs(w-g) <= 0x1p-21*(1+math.Abs(w))) && !(math.IsNaN(w) && math.IsNaN(g)) && w != g {
+			t.Fatalf("%s: [%d] is %v, want %v", fmt.Sprintf(format, args...), i, g, w)
+		}
+	}
+}
+
+// special makes some of s NaN, infinite or denormal.
+func special(rng *rand.Rand, s []float32) []float32 {
+	for i, v := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 1e-42, -1e-45} {
+		if j := rng.IntN(4*len(s) + 1); j < len(s) && i < len(s) {
+			s[j] = v
+		}
+	}
+	return s
+}
+
+// Every tile size, A in rows and in panels, B packed before and meanwhile, in
+// one chunk and in two, against the loop in the kernel's comment.
+func TestGemmKernel(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(5, 6))
+		for rows := 1; rows <= q.rows; rows++ {
+			for cols := 1; cols <= q.cols; cols++ {
+				k := 1 + rng.IntN(40)
+				panels, chunk, add := 1+rng.IntN(3), k, rng.IntN(2) == 0
+				if rng.IntN(2) == 0 {
+					chunk = ceil(k, 2)
+				}
+				lda, ka, step := k+rng.IntN(3), 1, rows*(k+2)
+				if rng.IntN(2) == 0 {
+					lda, ka, step = 1, rows, rows*k
+				}
+				ldc := cols + rng.IntN(3)
+				a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
+				b := guarded(t, random(rng, k*q.cols))
+				c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
+				c := guarded(t, c0)
+				var src *float32
+				lds := q.cols + rng.IntN(3)
+				if cols == q.cols && rng.IntN(2) == 0 {
+					from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
+					src = &from[0]
+					for l := range k {
+						copy(b[l*q.cols:], from[l*lds:][:cols])
+					}
+				}
+				want := append([]float32(nil), c0...)
+				for i := range panels * rows {
+					a := a[i/rows*step+i%rows*lda:]
+					for j := range cols {
+						add := add
+						for k0 := 0; k0 < k; k0 += chunk {
+							var s float32
+							for l := k0; l < min(k, k0+chunk); l++ {
+								s = fma32(a[l*ka], b[l*q.cols+j], s)
+							}
+							if add {
+								s += want[i*ldc+j]
+							}
+							want[i*ldc+j] = s
+							add = true
+						}
+					}
+				}
+				if src != nil { // what the kernel must fill
+					for i := range b {
+						b[i] = -99
+					}
+				}
+				next := [2]region{{1, 1, 3, 2}, {^uintptr(0) - 4096, 7, 1, 1}} // not to be read
+				q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next[0].at)
+				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+			}
+		}
+	})
+}
+
+func TestPackKernels(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(7, 8))
+		for cols := 1; cols <= q.cols; cols++ {
+			k, panels := 1+rng.IntN(9), 1+rng.IntN(3)
+			lds, ldd := panels*cols+rng.IntN(3), cols+rng.IntN(2)
+			step := k * ldd
+			src := guarded(t, random(rng, (k-1)*lds+panels*cols))
+			dst := guarded(t, make([]float32, (panels-1)*step+(k-1)*ldd+cols))
+			want := make([]float32, len(dst))
+			for l := range k {
+				for p := range panels {
+					for j := range cols {
+						want[p*step+l*ldd+j] = src[l*lds+p*cols+j]
+					}
+				}
+			}
+			q.copy(&dst[0], &src[0], lds, k, cols, ldd, panels, step)
+			require.Equal(t, want, dst, "cols=%d k=%d panels=%d", cols, k, panels)
+		}
+		for k := 4; k <= 64; k += 4 {
+			lds := k + rng.IntN(3)
+			src := guarded(t, random(rng, (q.lanes-1)*lds+k))
+			dst := guarded(t, make([]float32, (k-1)*q.cols+q.lanes))
+			want := make([]float32, len(dst))
+			for l := range k {
+				for j := range q.lanes {
+					want[l*q.cols+j] = src[j*lds+l]
+				}
+			}
+			q.transpose(&dst[0], &src[0], lds, k)
+			require.Equal(t, want, dst, "k=%d", k)
+		}
+	})
+}
+
+func TestDotKernel(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(9, 10))
+		for k := 1; k <= 257; k++ {
+			rows, groups := 1+k%q.dotRows, 1+k%3
+			n := 4 * groups
+			ldy := n + k%2
+			x, w := guarded(t, random(rng, rows*k)), guarded(t, random(rng, n*k))
+			y := guarded(t, make([]float32, (rows-1)*ldy+n))
+			q.dot(&y[0], &x[0], &w[0], ldy, k, rows, groups)
+			for i := range rows {
+				for j := range n {
+					var want, abs float64
+					for l := range k {
+						v := float64(x[i*k+l]) * float64(w[j*k+l])
+						want += v
+						abs += math.Abs(v)
+					}
+					require.InDelta(t, want, float64(y[i*ldy+j]), 0x1p-24*(math.Sqrt(float64(k))+3)*abs, "k=%d y[%d,%d]", k, i, j)
+				}
+			}
+		}
+	})
+}
