@@ -21,7 +21,7 @@ var nothing [2]region
 // many rows is half of a first-level cache.
 const chain = 192
 
-// packed is the columns of a panel.
+// panel is how many columns a panel has; q may be nil.
 func (q *kernel) panel() int {
 	if q == nil {
 		return portablePanel
