@@ -1,0 +1,159 @@
+package tokenizer_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chainrule-go/chainrule/tokenizer"
+)
+
+// python returns a Python with tokenizers and sentencepiece, which
+// CHAINRULE_PYTHON names. Without one the test skips, or fails if
+// CHAINRULE_REQUIRE_PYTHON is 1.
+func python(t *testing.T) string {
+	p := os.Getenv("CHAINRULE_PYTHON")
+	if p == "" {
+		if os.Getenv("CHAINRULE_REQUIRE_PYTHON") == "1" {
+			t.Fatal("CHAINRULE_REQUIRE_PYTHON is 1, but CHAINRULE_PYTHON names no Python")
+		}
+		t.Skip("CHAINRULE_PYTHON names no Python with tokenizers and sentencepiece; .ci/run tokenizers makes one")
+	}
+	return p
+}
+
+func runReference(t *testing.T, args ...string) {
+	cmd := exec.Command(python(t), append([]string{"testdata/reference.py"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, "%s", out)
+}
+
+func writeRecords(t *testing.T, path string, texts []string) {
+	var b bytes.Buffer
+	for _, s := range texts {
+		binary.Write(&b, binary.LittleEndian, uint32(len(s)))
+		b.WriteString(s)
+	}
+	require.NoError(t, os.WriteFile(path, b.Bytes(), 0o666))
+}
+
+func readRecords(t *testing.T, path string) (records [][]byte) {
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for len(b) > 0 {
+		n := binary.LittleEndian.Uint32(b)
+		records = append(records, b[4:4+n])
+		b = b[4+n:]
+	}
+	return records
+}
+
+// requireReference encodes texts with the reference and compares.
+func requireReference(t *testing.T, model string, texts []string, mode string, tok tokenizer.Tokenizer, encode func(string) []int32) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "texts"), filepath.Join(dir, "ids")
+	writeRecords(t, in, texts)
+	runReference(t, "encode", model, in, out, mode)
+	records := readRecords(t, out)
+	require.Len(t, records, 2*len(texts))
+	size, count := 0, 0
+	for i, text := range texts {
+		want := make([]int32, len(records[2*i])/4)
+		for j := range want {
+			want[j] = int32(binary.LittleEndian.Uint32(records[2*i][4*j:]))
+		}
+		got := encode(text)
+		if !slices.Equal(got, want) {
+			at := 0
+			for at < len(got) && at < len(want) && got[at] == want[at] {
+				at++
+			}
+			from := max(0, at-3)
+			t.Fatalf("text %d of %d bytes differs from id %d on: after %q\ngot  %v\nwant %v\ngot  %q\nwant %q", i, len(text), at,
+				tok.Decode(got[from:at]), got[at:min(at+8, len(got))], want[at:min(at+8, len(want))],
+				tok.Decode(got[at:min(at+8, len(got))]), tok.Decode(want[at:min(at+8, len(want))]))
+		}
+		// The reference has U+FFFD where bytes are not UTF-8; how many of
+		// them is its own affair.
+		decoded := tok.Decode(want)
+		if utf8.ValidString(decoded) {
+			require.Equal(t, string(records[2*i+1]), decoded)
+		} else {
+			require.Equal(t, squeeze(string(records[2*i+1])), squeeze(decoded))
+		}
+		size, count = size+len(text), count+len(want)
+	}
+	t.Logf("%s: %d texts, %d bytes, %d ids: no difference", filepath.Base(filepath.Dir(model))+"/"+filepath.Base(model), len(texts), size, count)
+}
+
+// squeeze makes a run of bytes that are not UTF-8, or of U+FFFD, one U+FFFD.
+func squeeze(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	for strings.Contains(s, "\uFFFD\uFFFD") {
+		s = strings.ReplaceAll(s, "\uFFFD\uFFFD", "\uFFFD")
+	}
+	return s
+}
+
+// corpusSize is CHAINRULE_TOKENIZER_BYTES, or 1 MB.
+func corpusSize(t *testing.T) int {
+	if v := os.Getenv("CHAINRULE_TOKENIZER_BYTES"); v != "" {
+		n, err := strconv.Atoi(v)
+		require.NoError(t, err)
+		return n
+	}
+	return 1 << 20
+}
+
+func readJSON(t testing.TB, path string) *tokenizer.BPE {
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	info, err := f.Stat()
+	require.NoError(t, err)
+	tok, err := tokenizer.ReadJSON(f, info.Size())
+	require.NoError(t, err)
+	return tok
+}
+
+// TestReferenceAgreesOnJSON compares with tokenizers, on each tokenizer.json
+// below CHAINRULE_TOKENIZERS.
+func TestReferenceAgreesOnJSON(t *testing.T) {
+	python(t)
+	paths, err := filepath.Glob(filepath.Join(tokenizers(t), "*", "tokenizer.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	for _, path := range paths {
+		t.Run(filepath.Base(filepath.Dir(path)), func(t *testing.T) {
+			tok := readJSON(t, path)
+			var specials []string
+			for id := range tok.VocabSize() {
+				if tok.Special(int32(id)) {
+					specials = append(specials, tok.Token(int32(id)))
+				}
+			}
+			texts := corpus(t, corpusSize(t), true, specials...)
+			requireReference(t, path, texts, "", tok, tok.Encode)
+			requireReference(t, path, texts[len(texts)/2:], "plain", tok, tok.EncodePlain)
+		})
+	}
+}
+
+// tokenizers returns the directory of tokenizers of real models.
+func tokenizers(t testing.TB) string {
+	dir := os.Getenv("CHAINRULE_TOKENIZERS")
+	if dir == "" {
+		t.Skip("CHAINRULE_TOKENIZERS names no directory of tokenizers; testdata/fetch.sh makes one")
+	}
+	return dir
+}
