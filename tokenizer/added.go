@@ -89,7 +89,9 @@ func (m *matcher) split(s string, plain bool, text func(s string, at int), token
 		if done < start {
 			text(s[done:start], done)
 		}
-		token(t)
+		if start < end { // else the token before took all of it as white space
+			token(t)
+		}
 		done = end
 	}
 	if done < len(s) {

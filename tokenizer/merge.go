@@ -61,6 +61,9 @@ type merger struct {
 	prev, next []int32
 	sorted     []uint64 // rank<<32 | position, of the pairs that were there at first
 	heap       []uint64 // and of those that merging made
+
+	// made, if not nil, is called with each pair that may merge, as it comes up.
+	made func(left, right, id int32)
 }
 
 // scanLimit is the length up to which searching all pairs for the lowest rank
@@ -72,7 +75,7 @@ func (m *merger) merge(t *pairTable, syms []int32) []int32 {
 	switch {
 	case len(syms) < 2:
 		return syms
-	case len(syms) <= scanLimit:
+	case len(syms) <= scanLimit && m.made == nil:
 		return m.mergeScan(t, syms)
 	}
 	return m.mergeHeap(t, syms)
@@ -120,7 +123,7 @@ func (m *merger) mergeHeap(t *pairTable, syms []int32) []int32 {
 	for i := range syms {
 		prev[i], next[i], ranks[i] = int32(i-1), int32(i+1), noRank
 		if i+1 < n {
-			ranks[i], _ = t.get(syms[i], syms[i+1])
+			ranks[i] = m.get(t, syms[i], syms[i+1])
 		}
 		if ranks[i] != noRank {
 			m.sorted = append(m.sorted, uint64(ranks[i])<<32|uint64(i))
@@ -130,7 +133,7 @@ func (m *merger) mergeHeap(t *pairTable, syms []int32) []int32 {
 	update := func(i int32) {
 		ranks[i] = noRank
 		if j := next[i]; int(j) < n {
-			if ranks[i], _ = t.get(syms[i], syms[j]); ranks[i] != noRank {
+			if ranks[i] = m.get(t, syms[i], syms[j]); ranks[i] != noRank {
 				m.push(uint64(ranks[i])<<32 | uint64(i))
 			}
 		}
@@ -156,16 +159,25 @@ func (m *merger) mergeHeap(t *pairTable, syms []int32) []int32 {
 		if int(next[i]) < n {
 			prev[next[i]] = i
 		}
-		update(i)
 		if prev[i] >= 0 {
 			update(prev[i])
 		}
+		update(i)
 	}
 	out := syms[:0]
 	for i := int32(0); int(i) < n; i = next[i] {
 		out = append(out, syms[i])
 	}
 	return out
+}
+
+// get looks a pair up and tells made.
+func (m *merger) get(t *pairTable, left, right int32) uint32 {
+	rank, id := t.get(left, right)
+	if rank != noRank && m.made != nil {
+		m.made(left, right, id)
+	}
+	return rank
 }
 
 // push and pop keep a heap of four children a node, the least at the top.

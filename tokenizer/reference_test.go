@@ -126,27 +126,55 @@ func readJSON(t testing.TB, path string) *tokenizer.BPE {
 	return tok
 }
 
-// TestReferenceAgreesOnJSON compares with tokenizers, on each tokenizer.json
-// below CHAINRULE_TOKENIZERS.
-func TestReferenceAgreesOnJSON(t *testing.T) {
+// TestReferenceAgreesOnModels compares with the reference on each
+// tokenizer.json and tokenizer.model in a directory below CHAINRULE_TOKENIZERS.
+func TestReferenceAgreesOnModels(t *testing.T) {
 	python(t)
-	paths, err := filepath.Glob(filepath.Join(tokenizers(t), "*", "tokenizer.json"))
+	requireAllAgree(t, tokenizers(t), corpusSize(t))
+}
+
+// TestReferenceAgreesOnSmallModels has the reference make a model of every
+// kind, and compares.
+func TestReferenceAgreesOnSmallModels(t *testing.T) {
+	dir := t.TempDir()
+	in := filepath.Join(dir, "corpus")
+	writeRecords(t, in, corpus(t, 300_000, true, "<sep>"))
+	runReference(t, "small", dir, in)
+	requireAllAgree(t, dir, corpusSize(t))
+}
+
+func requireAllAgree(t *testing.T, dir string, size int) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*", "tokenizer.*"))
 	require.NoError(t, err)
 	require.NotEmpty(t, paths)
 	for _, path := range paths {
 		t.Run(filepath.Base(filepath.Dir(path)), func(t *testing.T) {
-			tok := readJSON(t, path)
-			var specials []string
-			for id := range tok.VocabSize() {
-				if tok.Special(int32(id)) {
-					specials = append(specials, tok.Token(int32(id)))
-				}
+			if filepath.Ext(path) == ".model" {
+				tok := readSentencePiece(t, path)
+				requireReference(t, path, corpus(t, size, false, specials(tok)...), "", tok, tok.Encode)
+				return
 			}
-			texts := corpus(t, corpusSize(t), true, specials...)
+			tok := readJSON(t, path)
+			texts := corpus(t, size, true, specials(tok)...)
 			requireReference(t, path, texts, "", tok, tok.Encode)
 			requireReference(t, path, texts[len(texts)/2:], "plain", tok, tok.EncodePlain)
 		})
 	}
+}
+
+// specials returns what a text may be marked up with.
+func specials(tok interface {
+	VocabSize() int
+	Special(int32) bool
+	Token(int32) string
+}) []string {
+	list := []string{"<mask>", "<sep>", " r", "donkey", "e\u0301", "o\u0308"}
+	for id := range int32(tok.VocabSize()) {
+		if tok.Special(id) {
+			list = append(list, tok.Token(id))
+		}
+	}
+	return list
 }
 
 // tokenizers returns the directory of tokenizers of real models.
@@ -156,4 +184,12 @@ func tokenizers(t testing.TB) string {
 		t.Skip("CHAINRULE_TOKENIZERS names no directory of tokenizers; testdata/fetch.sh makes one")
 	}
 	return dir
+}
+
+func readSentencePiece(t testing.TB, path string) *tokenizer.SentencePiece {
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	tok, err := tokenizer.ReadSentencePiece(bytes.NewReader(b), int64(len(b)))
+	require.NoError(t, err)
+	return tok
 }
