@@ -15,7 +15,7 @@ import (
 // BenchmarkEncode is of English, source code, what is hard, and a megabyte of
 // one word, with each tokenizer below CHAINRULE_TOKENIZERS.
 func BenchmarkEncode(b *testing.B) {
-	english, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src/compress/testdata/Isaac.Newton-Opticks.txt"))
+	english, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src/testdata/Isaac.Newton-Opticks.txt"))
 	require.NoError(b, err)
 	code, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src/net/http/server.go"))
 	require.NoError(b, err)
