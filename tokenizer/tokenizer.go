@@ -9,8 +9,8 @@ import "unicode/utf8"
 //
 // Decode never fails: what stands for an id out of range, each implementation
 // says. Adding a token to a sequence adds bytes to the end of its Decode and
-// changes none before them, and which bytes depends on that token and the one
-// before it only; Stream relies on it. The bytes of a rune may be spread over
+// changes none before them; which bytes depends on that token and, as long as
+// the Decode of the tokens before it is empty, on those; Stream relies on it. The bytes of a rune may be spread over
 // tokens, so the Decode of a part of a text need not be valid UTF-8.
 type Tokenizer interface {
 	Encode(text string) []int32   // text to ids
