@@ -37,9 +37,10 @@ var _ Tokenizer = (*BPE)(nil)
 
 // bpeSpec is what a BPE is made of.
 type bpeSpec struct {
-	tokens     []string   // of the model, by id
-	merges     [][2]int32 // ids, in order of rank
-	merged     []int32    // what they merge to
+	tokens     []string         // of the model, by id
+	ids        map[string]int32 // of tokens; nil: not yet made
+	merges     [][2]int32       // ids, in order of rank
+	merged     []int32          // what they merge to
 	added      []AddedToken
 	unk        string // "" for none
 	fuseUnk    bool
@@ -52,7 +53,7 @@ type bpeSpec struct {
 
 func newBPE(s *bpeSpec) (b *BPE, err error) {
 	defer catch(&err)
-	b = &BPE{spec: s, ids: make(map[string]int32, len(s.tokens)+len(s.added)), unk: -1, added: map[int32]bool{}}
+	b = &BPE{spec: s, ids: s.ids, unk: -1, added: map[int32]bool{}}
 	b.pipe.addNormalizer(parseComponent("normalizer", s.normalizer))
 	b.pipe.addPreTokenizer(parseComponent("pre_tokenizer", s.preTokenizer))
 	b.pipe.addPostProcessor(parseComponent("post_processor", s.postProcessor))
@@ -62,15 +63,18 @@ func newBPE(s *bpeSpec) (b *BPE, err error) {
 	}
 
 	b.tokens = slices.Clone(s.tokens)
-	for id, t := range s.tokens {
-		if t == "" {
-			continue
+	if b.ids == nil {
+		b.ids = make(map[string]int32, len(s.tokens)+len(s.added))
+		for id, t := range s.tokens {
+			if _, ok := b.ids[t]; ok {
+				return nil, fail(ErrVocab, "token %q occurs twice", short(t))
+			}
+			if t != "" {
+				b.ids[t] = int32(id)
+			}
 		}
-		if _, ok := b.ids[t]; ok {
-			return nil, fail(ErrVocab, "token %q occurs twice", short(t))
-		}
-		b.ids[t] = int32(id)
 	}
+	s.ids = nil // the added ones come to it
 	if err := b.addTokens(); err != nil {
 		return nil, err
 	}
@@ -108,12 +112,11 @@ func newBPE(s *bpeSpec) (b *BPE, err error) {
 	if s.wholeWords {
 		b.whole = make(map[string]int32, len(s.tokens))
 		for id, t := range s.tokens {
-			if w := t; w != "" {
-				if b.pipe.byteLevel {
-					if w = fromByteLevel(t); toByteLevel(w) != t {
-						continue // no text is spelled so
-					}
-				}
+			w, ok := t, t != ""
+			if ok && b.pipe.byteLevel {
+				w, ok = cutByteLevel(t) // else no text is spelled so
+			}
+			if ok {
 				b.whole[w] = int32(id)
 			}
 		}

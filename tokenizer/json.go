@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"bytes"
 	"io"
 	"strings"
 )
@@ -64,7 +65,25 @@ func parseJSON(data []byte) (b *BPE, err error) {
 	if !seen["model"] {
 		return nil, fail(ErrFormat, "there is no model")
 	}
+	if err := s.checkCount(); err != nil {
+		return nil, err
+	}
 	return newBPE(s)
+}
+
+// checkCount fails if an added token that is not in the vocabulary has not
+// the id that the reference counts for it, whatever the file says.
+func (s *bpeSpec) checkCount() error {
+	size, most := len(s.ids), int32(-1)
+	for _, t := range s.added {
+		if _, ok := s.ids[t.Content]; !ok {
+			if next := max(int32(size), most+1); t.ID != next {
+				return fail(ErrVocab, "added token %q has the id %d, but %d comes next", short(t.Content), t.ID, next)
+			}
+		}
+		most = max(most, t.ID)
+	}
+	return nil
 }
 
 // readAdded reads one of added_tokens.
@@ -155,7 +174,7 @@ func readModel(r *jsonReader, s *bpeSpec) {
 
 // readVocab reads the ids of tokens into s.tokens, and returns them.
 func readVocab(r *jsonReader, s *bpeSpec) map[string]int32 {
-	ids := map[string]int32{}
+	ids := make(map[string]int32, (len(r.data)-r.pos)/64)
 	last := 0
 	r.object(func(token string) {
 		if token == "" {
@@ -172,6 +191,7 @@ func readVocab(r *jsonReader, s *bpeSpec) map[string]int32 {
 	if last > 2*len(ids)+1024 {
 		r.fail(ErrVocab, "the highest id is %d, of a vocabulary of %d", last, len(ids))
 	}
+	s.ids = ids
 	s.tokens = make([]string, last+1)
 	for token, id := range ids {
 		if s.tokens[id] != "" {
@@ -184,15 +204,19 @@ func readVocab(r *jsonReader, s *bpeSpec) map[string]int32 {
 
 // readMerges reads "left right" or ["left","right"].
 func readMerges(r *jsonReader, s *bpeSpec, ids map[string]int32) {
+	var both []byte
 	r.array(func(i int) {
-		var pair [2]string
+		var left, right []byte
 		r.peek()
 		at := r.pos
 		if r.data[at] == '[' {
 			n := 0
 			r.array(func(j int) {
-				if t := r.string(); j < 2 {
-					pair[j] = t
+				switch t := r.text(); j {
+				case 0:
+					left = t
+				case 1:
+					right = t
 				}
 				n = j + 1
 			})
@@ -201,38 +225,25 @@ func readMerges(r *jsonReader, s *bpeSpec, ids map[string]int32) {
 				r.fail(ErrFormat, "merge %d is of %d tokens, want 2", i, n)
 			}
 		} else {
-			line := r.string()
-			if strings.HasPrefix(line, "#version") {
+			line := r.text()
+			if bytes.HasPrefix(line, []byte("#version")) {
 				return
 			}
 			var ok bool
-			pair[0], pair[1], ok = cutMerge(line)
-			if !ok {
+			left, right, ok = bytes.Cut(line, []byte(" "))
+			if !ok || bytes.IndexByte(right, ' ') >= 0 {
 				r.pos = at
-				r.fail(ErrFormat, "merge %d is %q, want two tokens and one space", i, short(line))
+				r.fail(ErrFormat, "merge %d is %q, want two tokens and one space", i, short(string(line)))
 			}
 		}
-		if err := s.addMerge(pair[0], pair[1], ids); err != nil {
+		l, ok1 := ids[string(left)]
+		t, ok2 := ids[string(right)]
+		both = append(append(both[:0], left...), right...)
+		id, ok3 := ids[string(both)]
+		if !ok1 || !ok2 || !ok3 {
 			r.pos = at
-			r.fail(err, "merge %d of %q and %q: these or what they make is not a token", i, short(pair[0]), short(pair[1]))
+			r.fail(ErrVocab, "merge %d of %q and %q: these or what they make is not a token", i, short(string(left)), short(string(right)))
 		}
+		s.merges, s.merged = append(s.merges, [2]int32{l, t}), append(s.merged, id)
 	})
-}
-
-// cutMerge cuts "left right".
-func cutMerge(line string) (left, right string, ok bool) {
-	left, right, ok = strings.Cut(line, " ")
-	return left, right, ok && !strings.Contains(right, " ")
-}
-
-func (s *bpeSpec) addMerge(left, right string, ids map[string]int32) error {
-	l, ok1 := ids[left]
-	r, ok2 := ids[right]
-	id, ok3 := ids[left+right]
-	if !ok1 || !ok2 || !ok3 {
-		return ErrVocab
-	}
-	s.merges = append(s.merges, [2]int32{l, r})
-	s.merged = append(s.merged, id)
-	return nil
 }

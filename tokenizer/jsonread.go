@@ -103,18 +103,17 @@ func (r *jsonReader) array(element func(i int)) {
 	}
 }
 
-func (r *jsonReader) string() string {
+func (r *jsonReader) string() string { return string(r.text()) }
+
+// text is string, valid until data changes.
+func (r *jsonReader) text() []byte {
 	r.expect('"')
 	start := r.pos
 	for r.pos < len(r.data) {
 		switch c := r.data[r.pos]; {
 		case c == '"':
-			s := string(r.data[start:r.pos])
-			if !utf8.ValidString(s) {
-				r.fail(ErrFormat, "string %q is not UTF-8", short(s))
-			}
 			r.pos++
-			return s
+			return r.utf8(r.data[start : r.pos-1])
 		case c == '\\':
 			return r.escaped(start)
 		case c < 0x20:
@@ -124,21 +123,25 @@ func (r *jsonReader) string() string {
 		}
 	}
 	r.fail(ErrTruncated, "within a string")
-	return ""
+	return nil
+}
+
+func (r *jsonReader) utf8(s []byte) []byte {
+	if !utf8.Valid(s) {
+		r.fail(ErrFormat, "string %q is not UTF-8", short(string(s)))
+	}
+	return s
 }
 
 // escaped reads on in a string that began at start, from its first escape.
-func (r *jsonReader) escaped(start int) string {
+func (r *jsonReader) escaped(start int) []byte {
 	s := append(make([]byte, 0, r.pos-start+8), r.data[start:r.pos]...)
 	for r.pos < len(r.data) {
 		c := r.data[r.pos]
 		switch {
 		case c == '"':
-			if !utf8.Valid(s) {
-				r.fail(ErrFormat, "string %q is not UTF-8", short(string(s)))
-			}
 			r.pos++
-			return string(s)
+			return r.utf8(s)
 		case c < 0x20:
 			r.fail(ErrFormat, "control character %#02x in a string", c)
 		case c != '\\':
@@ -174,7 +177,7 @@ func (r *jsonReader) escaped(start int) string {
 		s = append(s, "\"\\/\b\f\n\r\t"[i])
 	}
 	r.fail(ErrTruncated, "within a string")
-	return ""
+	return nil
 }
 
 func (r *jsonReader) hex() rune {
@@ -255,7 +258,7 @@ func (r *jsonReader) skip(depth int) {
 	case '[':
 		r.array(func(int) { r.skip(depth + 1) })
 	case '"':
-		r.string()
+		r.text()
 	default:
 		switch lit := r.literal(); lit {
 		case "true", "false", "null":

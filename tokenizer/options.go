@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // BPEOptions is what a byte-level BPE is made of where it is not in a
@@ -108,6 +109,24 @@ func newBPEOptions(o BPEOptions) (*BPE, error) {
 		return nil, err
 	}
 	return b, b.SetTemplate(o.Prefix, o.Suffix)
+}
+
+// cutMerge cuts "left right".
+func cutMerge(line string) (left, right string, ok bool) {
+	left, right, ok = strings.Cut(line, " ")
+	return left, right, ok && !strings.Contains(right, " ")
+}
+
+func (s *bpeSpec) addMerge(left, right string, ids map[string]int32) error {
+	l, ok1 := ids[left]
+	r, ok2 := ids[right]
+	id, ok3 := ids[left+right]
+	if !ok1 || !ok2 || !ok3 {
+		return ErrVocab
+	}
+	s.merges = append(s.merges, [2]int32{l, r})
+	s.merged = append(s.merged, id)
+	return nil
 }
 
 // SetTemplate replaces what Template returns, before the tokenizer is in use.

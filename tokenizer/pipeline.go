@@ -290,40 +290,39 @@ func (p *pipeline) addDecoder(c *component) {
 
 // The alphabet of byte-level BPE: a printable byte is spelled as the rune of
 // that number, and the others, in order, as the runes from U+0100.
-var byteRunes, runeBytes = func() (to [256]rune, from map[rune]byte) {
-	from = map[rune]byte{}
+var byteRunes, runeBytes = func() (to [256]rune, from [256 + 68]int16) {
+	for r := range from {
+		from[r] = -1
+	}
 	next := rune(256)
 	for b := range to {
 		r := rune(b)
 		if !('!' <= r && r <= '~' || '¡' <= r && r <= '¬' || '®' <= r && r <= 'ÿ') {
 			r, next = next, next+1
 		}
-		to[b], from[r] = r, byte(b)
+		to[b], from[r] = r, int16(b)
 	}
 	return to, from
 }()
 
-// toByteLevel spells s in the byte alphabet.
-func toByteLevel(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		b.WriteRune(byteRunes[s[i]])
-	}
-	return b.String()
-}
-
 // fromByteLevel is what s spells in the byte alphabet, or s itself if a rune
 // of it is none of that.
 func fromByteLevel(s string) string {
+	if spelled, ok := cutByteLevel(s); ok {
+		return spelled
+	}
+	return s
+}
+
+func cutByteLevel(s string) (spelled string, ok bool) {
 	b := make([]byte, 0, len(s))
 	for _, r := range s {
-		c, ok := runeBytes[r]
-		if !ok {
-			return s
+		if int(r) >= len(runeBytes) || runeBytes[r] < 0 {
+			return "", false
 		}
-		b = append(b, c)
+		b = append(b, byte(runeBytes[r]))
 	}
-	return string(b)
+	return string(b), true
 }
 
 // fromByteToken is the byte that s names as <0x0A>, or s itself.

@@ -19,7 +19,7 @@ func readAll(r io.ReaderAt, size int64) ([]byte, error) {
 	}
 	var data []byte
 	for int64(len(data)) < size {
-		n := min(size, max(1<<16, 2*int64(len(data))))
+		n := min(size, max(1<<15, 4*int64(len(data))))
 		grown := make([]byte, n)
 		at := copy(grown, data)
 		k, err := r.ReadAt(grown[at:], int64(at))
