@@ -33,8 +33,6 @@ type BPE struct {
 	scratch sync.Pool // of *bpeScratch
 }
 
-var _ Tokenizer = (*BPE)(nil)
-
 // bpeSpec is what a BPE is made of.
 type bpeSpec struct {
 	tokens     []string         // of the model, by id

@@ -35,13 +35,7 @@ func goldens(t testing.TB) (list []golden) {
 }
 
 type model interface {
-	tokenizer.Tokenizer
-	EncodePlain(string) []int32
-	EncodeMarkup(string) []int32
-	ID(string) (int32, bool)
-	Token(int32) string
-	Special(int32) bool
-	Template() (prefix, suffix []int32)
+	tokenizer.Model
 	SetTemplate(prefix, suffix []int32) error
 }
 
@@ -184,6 +178,53 @@ func TestEncodeMarkupFindsControlTokens(t *testing.T) {
 	require.Equal(t, []int32{0}, bpe.Encode("<|endoftext|>"))
 	require.NotContains(t, bpe.EncodePlain("<|endoftext|>"), int32(0))
 	require.Equal(t, "<|endoftext|>", bpe.Decode(bpe.EncodePlain("<|endoftext|>")))
+}
+
+func TestEncodePlainFindsTokensThatAreNotSpecial(t *testing.T) {
+	tok, err := tokenizer.NewBPE(tokenizer.BPEOptions{
+		Tokens: []string{"<", "x", ">", "<x>", "<<"}, Pre: "gpt-2",
+		Types: []tokenizer.TokenType{0, 0, 0, tokenizer.UserDefined, tokenizer.Control},
+	})
+	require.NoError(t, err)
+	require.Equal(t, []int32{0, 0, 3, 1}, tok.EncodePlain("<<<x>x"))
+	require.Equal(t, []int32{4, 3, 1}, tok.Encode("<<<x>x"))
+	require.False(t, tok.Special(3))
+	require.True(t, tok.Special(4))
+}
+
+// Llama 3 takes a word that is a token whole, whatever the merges make of it.
+func TestWordsThatAreTokens(t *testing.T) {
+	for pre, want := range map[string][]int32{"llama-bpe": {4, 5}, "gpt-2": {3, 2, 5}} {
+		tok, err := tokenizer.NewBPE(tokenizer.BPEOptions{
+			Tokens: []string{"a", "b", "c", "ab", "abc", "."}, Merges: []string{"a b"}, Pre: pre,
+		})
+		require.NoError(t, err)
+		require.Equal(t, want, tok.Encode("abc."), pre)
+	}
+}
+
+// As the library has it: of equal scores the longer token, since it is found
+// first; a user-defined token has -0.1 and is not chosen if others have more.
+func TestUnigramScores(t *testing.T) {
+	for _, c := range []struct {
+		scores []float32 // of <unk>, a, b and ab
+		typ    tokenizer.TokenType
+		want   []int32
+	}{
+		{[]float32{0, -1, -2, -3}, tokenizer.Normal, []int32{3}},
+		{[]float32{0, -1, -2, -3.5}, tokenizer.Normal, []int32{1, 2}},
+		{[]float32{0, -1, -2, -1}, tokenizer.Unused, []int32{1, 2}},
+		{[]float32{0, -1, -2, -9}, tokenizer.UserDefined, []int32{3}},
+		{[]float32{0, -0.04, -0.05, -9}, tokenizer.UserDefined, []int32{1, 2}},
+	} {
+		tok, err := tokenizer.NewSentencePiece(tokenizer.SentencePieceOptions{
+			Tokens: []string{"<unk>", "a", "b", "ab"}, Scores: c.scores,
+			Types:   []tokenizer.TokenType{tokenizer.Unknown, tokenizer.Normal, tokenizer.Normal, c.typ},
+			Unigram: true, NoSpacePrefix: true,
+		})
+		require.NoError(t, err)
+		require.Equal(t, c.want, tok.Encode("ab"), "%v", c)
+	}
 }
 
 func TestTemplate(t *testing.T) {

@@ -110,6 +110,7 @@ func TestSplitters(t *testing.T) {
 		{patternGPT2, "a\u00A0b \u3000c", []string{"a", "\u00A0", "b", " ", "\u3000", "c"}},
 		{patternLlama3, "Hello  world's 12345abc!?\n\n x", []string{"Hello", " ", " world", "'s", " ", "123", "45", "abc", "!?\n\n", " x"}},
 		{patternLlama3, "I'LL 'ſ\t\tx \r\n  y\n \n z.b", []string{"I", "'LL", " '", "ſ", "\t", "\tx", " \r\n", " ", " y", "\n \n", " z", ".b"}},
+		{patternLlama3, "'ſx'Sx'lLx'lx", []string{"'ſ", "x", "'S", "x", "'lL", "x", "'lx"}},
 		{patternLlama3, "'ſ\n\nx   ", []string{"'ſ", "\n\n", "x", "   "}},
 		{patternQwen2, "12 3", []string{"1", "2", " ", "3"}},
 		// Letters and digits of Unicode 16, whichever this Go has.

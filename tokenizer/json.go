@@ -204,6 +204,8 @@ func readVocab(r *jsonReader, s *bpeSpec) map[string]int32 {
 
 // readMerges reads "left right" or ["left","right"].
 func readMerges(r *jsonReader, s *bpeSpec, ids map[string]int32) {
+	guess := (len(r.data) - r.pos) / 12
+	s.merges, s.merged = make([][2]int32, 0, guess), make([]int32, 0, guess)
 	var both []byte
 	r.array(func(i int) {
 		var left, right []byte

@@ -9,6 +9,7 @@ import (
 // after, as the components of a tokenizer.json say it.
 type pipeline struct {
 	normalize []func(string) string
+	lengthens bool // one of them does
 
 	// What happens to a piece between added tokens before splitters cut it.
 	spacePrefix bool   // a space is put before it, unless it begins with one
@@ -28,6 +29,7 @@ type templateIDs struct{ prefix, suffix []int32 }
 // taken away from the start of a text.
 type decoder struct {
 	steps     []func(string) string
+	lengthens bool // one of them does
 	strip     byte // up to stripMost of this byte at the start
 	stripMost int
 	dropFirst string // all of these in the first token
@@ -60,20 +62,25 @@ func (p *pipeline) addNormalizer(c *component) {
 			return prefix + s
 		})
 	case "Replace":
-		p.normalize = append(p.normalize, replacer(c))
+		f, longer := replacer(c)
+		if longer && p.lengthens { // a chain of them could make any text endless
+			c.unsupported("a second one that makes text longer")
+		}
+		p.lengthens = p.lengthens || longer
+		p.normalize = append(p.normalize, f)
 	default:
 		c.unsupported("no such normalizer")
 	}
 	c.done()
 }
 
-// replacer is the component Replace, of a string.
-func replacer(c *component) func(string) string {
+// replacer is the component Replace, of a string, and whether it makes text longer.
+func replacer(c *component) (f func(string) string, longer bool) {
 	old, content := stringPattern(c), c.string("content")
 	if old == "" {
 		c.unsupported("an empty pattern")
 	}
-	return func(s string) string { return strings.ReplaceAll(s, old, content) }
+	return func(s string) string { return strings.ReplaceAll(s, old, content) }, len(content) > len(old)
 }
 
 // stringPattern reads {"String": …}.
@@ -268,7 +275,12 @@ func (p *pipeline) addDecoder(c *component) {
 		c.bool("use_regex", true)
 		d.steps = append(d.steps, fromByteLevel)
 	case "Replace":
-		d.steps = append(d.steps, replacer(c))
+		f, longer := replacer(c)
+		if longer && d.lengthens {
+			c.unsupported("a second one that makes text longer")
+		}
+		d.lengthens = d.lengthens || longer
+		d.steps = append(d.steps, f)
 	case "ByteFallback":
 		d.steps = append(d.steps, fromByteToken)
 	case "Fuse":

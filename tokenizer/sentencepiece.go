@@ -68,8 +68,6 @@ type SentencePiece struct {
 	scratch sync.Pool // of *spScratch
 }
 
-var _ Tokenizer = (*SentencePiece)(nil)
-
 // maxPiece is the longest token in bytes.
 const maxPiece = 1 << 12
 

@@ -1,5 +1,13 @@
 // Package tokenizer turns text into the token ids that a model reads, and ids
 // back into text.
+//
+// [Byte] needs no file. [BPE] and [SentencePiece] are the tokenizers of real
+// models, and give exactly the ids of Python's tokenizers and sentencepiece:
+// [ReadJSON] reads tokenizer.json, [ReadSentencePiece] tokenizer.model,
+// [ReadLlama2C] tokenizer.bin; [NewBPE] and [NewSentencePiece] take lists,
+// such as those in a GGUF file. What a file wants and they do not do is an
+// error that wraps [ErrUnsupported], never another id. [Train] makes a BPE of
+// a corpus.
 package tokenizer
 
 import "unicode/utf8"
@@ -17,6 +25,31 @@ type Tokenizer interface {
 	Decode(tokens []int32) string // ids to text
 	VocabSize() int               // the number of ids
 }
+
+// Model is what tokenizers of models can do besides.
+type Model interface {
+	Tokenizer
+
+	// EncodeMarkup finds special tokens in the text, as a chat template
+	// writes them; EncodePlain takes all of it for text, as what others
+	// wrote should be. Encode does what the reference does by default.
+	EncodeMarkup(text string) []int32
+	EncodePlain(text string) []int32
+
+	// ID and Token go from a token, as the vocabulary spells it, to its id
+	// and back; "" is the token of an id that is of none.
+	ID(token string) (id int32, ok bool)
+	Token(id int32) string
+
+	// Special reports whether a token marks text up and is no part of it.
+	Special(id int32) bool
+
+	// Template returns the tokens that the model expects before and after a
+	// text; no Encode adds them.
+	Template() (prefix, suffix []int32)
+}
+
+var _, _ Model = (*BPE)(nil), (*SentencePiece)(nil)
 
 // Byte is the tokenizer of 256 tokens, one for each byte: any text in any
 // encoding goes in and comes back the same.
