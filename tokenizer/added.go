@@ -68,8 +68,8 @@ func (m *matcher) find(s string, i int) (start, end int, token *AddedToken) {
 }
 
 // split calls text with what is between the tokens in s, and where it starts,
-// and token with each token. If plain, special tokens are text.
-func (m *matcher) split(s string, plain bool, text func(s string, at int), token func(*AddedToken)) {
+// and token with each token, and where it ends. If plain, special tokens are text.
+func (m *matcher) split(s string, plain bool, text func(s string, at int), token func(t *AddedToken, end int)) {
 	done := 0
 	for i := 0; m != nil && i < len(s); {
 		start, end, t := m.find(s, i)
@@ -90,7 +90,7 @@ func (m *matcher) split(s string, plain bool, text func(s string, at int), token
 			text(s[done:start], done)
 		}
 		if start < end { // else the token before took all of it as white space
-			token(t)
+			token(t, end)
 		}
 		done = end
 	}

@@ -145,7 +145,7 @@ func (b *BPE) spacesLead() bool {
 func (b *BPE) addTokens() error {
 	normalize := func(s string) string { return s }
 	if len(b.pipe.normalize) > 0 {
-		normalize = b.normalize
+		normalize = func(s string) string { return b.normalize(s, nil) }
 	}
 	var raw, normal []AddedToken
 	var rawSpelled, normalSpelled []string
@@ -158,7 +158,7 @@ func (b *BPE) addTokens() error {
 			return fail(ErrVocab, "added token %q has the id %d in the vocabulary, and %d as an added token", short(t.Content), id, t.ID)
 		case !ok && int(t.ID) < len(b.tokens) && b.tokens[t.ID] != "":
 			return fail(ErrVocab, "added token %q has the id %d of %q", short(t.Content), t.ID, short(b.tokens[t.ID]))
-		case t.ID < 0 || int(t.ID) > 2*len(b.tokens)+len(b.spec.added)+1024:
+		case t.ID < 0 || int(t.ID) >= len(b.spec.tokens)+len(b.spec.added):
 			return fail(ErrVocab, "added token %q has the id %d, of a vocabulary of %d", short(t.Content), t.ID, len(b.tokens))
 		}
 		for int(t.ID) >= len(b.tokens) {
@@ -187,9 +187,9 @@ func (b *BPE) addTokens() error {
 	return err
 }
 
-func (b *BPE) normalize(s string) string {
+func (b *BPE) normalize(s string, a *alignment) string {
 	for _, f := range b.pipe.normalize {
-		s = f(s)
+		s = f(s, a)
 	}
 	return s
 }
@@ -222,14 +222,23 @@ func (b *BPE) Template() (prefix, suffix []int32) {
 
 // Encode returns the ids of text, without those of Template. Special tokens in the
 // text, like <|endoftext|>, are found: do not encode so what others wrote.
-func (b *BPE) Encode(text string) []int32 { return b.encode(text, false) }
+func (b *BPE) Encode(text string) []int32 { return b.encode(text, false, nil) }
 
 // EncodeMarkup is Encode.
-func (b *BPE) EncodeMarkup(text string) []int32 { return b.encode(text, false) }
+func (b *BPE) EncodeMarkup(text string) []int32 { return b.encode(text, false, nil) }
 
 // EncodePlain returns the ids of text in which special tokens mean nothing:
 // they are encoded as the characters that they are spelled with.
-func (b *BPE) EncodePlain(text string) []int32 { return b.encode(text, true) }
+func (b *BPE) EncodePlain(text string) []int32 { return b.encode(text, true, nil) }
+
+// EncodeOffsets is EncodeMarkup, and where in text each token ends, in bytes:
+// token i is of text[ends[i-1]:ends[i]]. A token may be of nothing, such as a
+// space that the model wants at the start, and of a part of a rune; one of
+// text that was normalized ends where a whole normalized sequence does.
+func (b *BPE) EncodeOffsets(text string) (ids []int32, ends []int) {
+	ids = b.encode(text, false, &ends)
+	return ids, ends
+}
 
 // Decode returns the text of tokens, special ones included. An id that is of no token is nothing.
 func (b *BPE) Decode(tokens []int32) string {
@@ -267,33 +276,103 @@ type cached struct{ at, n uint32 }
 // What a scratch keeps: words of up to cachedBytes, cachedWords of them.
 const cachedBytes, cachedWords = 48, 1 << 15
 
-func (b *BPE) encode(text string, plain bool) []int32 {
+// encode returns the ids of text and, if ends is not nil, sets what
+// EncodeOffsets returns.
+func (b *BPE) encode(text string, plain bool, ends *[]int) []int32 {
 	st := b.scratch.Get().(*bpeScratch)
 	defer b.scratch.Put(st)
 	ids := make([]int32, 0, len(text)/4+1)
-	word := func(w string) { ids = b.word(ids, w, st) }
-	token := func(t *AddedToken) { ids = append(ids, t.ID) }
 	b.raw.split(text, plain, func(s string, at int) {
-		b.normal.split(b.normalize(s), plain, func(s string, within int) {
-			b.piece(s, at+within == 0, word)
-		}, token)
-	}, token)
+		var a *alignment
+		if ends != nil {
+			a = align(at, len(s))
+		}
+		b.normal.split(b.normalize(s, a), plain, func(s string, within int) {
+			a := a.slice(within, len(s))
+			s = b.piece(s, at+within == 0, a)
+			done := 0
+			splitAll(s, b.pipe.split, func(w string) {
+				n := len(ids)
+				ids = b.word(ids, w, st)
+				if ends != nil {
+					*ends = b.appendEnds(*ends, ids[n:], w, a.slice(done, len(w)))
+				}
+				done += len(w)
+			})
+		}, func(t *AddedToken, end int) {
+			ids = append(ids, t.ID)
+			if ends != nil {
+				*ends = append(*ends, a.at(end))
+			}
+		})
+	}, func(t *AddedToken, end int) {
+		ids = append(ids, t.ID)
+		if ends != nil {
+			*ends = append(*ends, end)
+		}
+	})
 	return ids
 }
 
-// piece calls word with the words of what is between two added tokens.
-func (b *BPE) piece(s string, first bool, word func(string)) {
+// piece returns what is between two added tokens as the splitters see it.
+func (b *BPE) piece(s string, first bool, a *alignment) string {
 	p := &b.pipe
 	if p.spacePrefix && s[0] != ' ' {
-		s = " " + s
+		s = a.prepend(" ", s)
 	}
 	if p.meta != "" {
-		s = strings.ReplaceAll(s, " ", p.meta)
+		s = a.replace(s, " ", p.meta)
 		if p.metaPrefix != "never" && (first || p.metaPrefix == "always") && !strings.HasPrefix(s, p.meta) {
-			s = p.meta + s
+			s = a.prepend(p.meta, s)
 		}
 	}
-	splitAll(s, p.split, word)
+	return s
+}
+
+// appendEnds appends where the tokens of a word end.
+func (b *BPE) appendEnds(ends []int, ids []int32, w string, a *alignment) []int {
+	at := 0
+	for i, id := range ids {
+		switch {
+		case i == len(ids)-1:
+			at = len(w)
+		case id == b.unk:
+			at += b.unknown(w[at:])
+		case b.pipe.byteLevel:
+			for at < len(w) && b.byteID[w[at]] < 0 { // has no token
+				at++
+			}
+			at += len(b.bytes[id])
+		case at < len(w) && id == b.byteID[w[at]] && b.unknown(w[at:]) > 0:
+			at++
+		default:
+			at += len(b.tokens[id])
+		}
+		at = min(at, len(w))
+		ends = append(ends, a.at(at))
+	}
+	return ends
+}
+
+// unknown returns the length of what one unknown token at the start of w stands for.
+func (b *BPE) unknown(w string) int {
+	n := 0
+	for n < len(w) && (n == 0 || b.spec.fuseUnk) {
+		size := 1
+		known := false
+		if b.pipe.byteLevel {
+			known = b.byteID[w[n]] >= 0
+		} else {
+			_, size = utf8.DecodeRuneInString(w[n:])
+			id, ok := b.ids[w[n:n+size]]
+			known = ok && b.isModel(id)
+		}
+		if known {
+			break
+		}
+		n += size
+	}
+	return n
 }
 
 // word appends the ids of a word.

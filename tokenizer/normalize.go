@@ -13,11 +13,12 @@ import (
 // bytes that are not UTF-8. (The package norm knows newer ones and breaks runs of more than
 // 30 combining marks with U+034F; it serves as the table of the older ones,
 // which Unicode's stability policy keeps forever.)
-func nfc(s string) string {
+func nfc(s string, a *alignment) string {
 	t := runes()
 	var out []byte
-	done := 0   // s[:done] is in out
-	stable := 0 // the start of the last rune that does not change with those after it
+	var ends []int // of out
+	done := 0      // s[:done] is in out
+	stable := 0    // the start of the last rune that does not change with those after it
 	for i := 0; i < len(s); {
 		if s[i] < utf8.RuneSelf {
 			stable = i
@@ -38,11 +39,21 @@ func nfc(s string) string {
 			i += size
 		}
 		out = append(out, s[done:stable]...)
+		n := len(out)
 		out = appendNFC(out, s[stable:i])
+		if a != nil {
+			ends = append(ends, a.ends[done:stable]...)
+			for range len(out) - n {
+				ends = append(ends, a.ends[i-1])
+			}
+		}
 		done, stable = i, i
 	}
 	if done == 0 {
 		return s
+	}
+	if a != nil {
+		a.ends = append(ends, a.ends[done:]...)
 	}
 	return string(append(out, s[done:]...))
 }

@@ -8,7 +8,7 @@ import (
 // pipeline is what is done to text before a BPE model sees it and to tokens
 // after, as the components of a tokenizer.json say it.
 type pipeline struct {
-	normalize []func(string) string
+	normalize []func(string, *alignment) string
 	lengthens bool // one of them does
 
 	// What happens to a piece between added tokens before splitters cut it.
@@ -55,11 +55,11 @@ func (p *pipeline) addNormalizer(c *component) {
 		p.normalize = append(p.normalize, nfc)
 	case "Prepend":
 		prefix := c.string("prepend")
-		p.normalize = append(p.normalize, func(s string) string {
+		p.normalize = append(p.normalize, func(s string, a *alignment) string {
 			if s == "" {
 				return s
 			}
-			return prefix + s
+			return a.prepend(prefix, s)
 		})
 	case "Replace":
 		f, longer := replacer(c)
@@ -75,12 +75,12 @@ func (p *pipeline) addNormalizer(c *component) {
 }
 
 // replacer is the component Replace, of a string, and whether it makes text longer.
-func replacer(c *component) (f func(string) string, longer bool) {
+func replacer(c *component) (f func(string, *alignment) string, longer bool) {
 	old, content := stringPattern(c), c.string("content")
 	if old == "" {
 		c.unsupported("an empty pattern")
 	}
-	return func(s string) string { return strings.ReplaceAll(s, old, content) }, len(content) > len(old)
+	return func(s string, a *alignment) string { return a.replace(s, old, content) }, len(content) > len(old)
 }
 
 // stringPattern reads {"String": …}.
@@ -280,7 +280,7 @@ func (p *pipeline) addDecoder(c *component) {
 			c.unsupported("a second one that makes text longer")
 		}
 		d.lengthens = d.lengthens || longer
-		d.steps = append(d.steps, f)
+		d.steps = append(d.steps, func(s string) string { return f(s, nil) })
 	case "ByteFallback":
 		d.steps = append(d.steps, fromByteToken)
 	case "Fuse":

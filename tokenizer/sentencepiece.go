@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"bytes"
 	"cmp"
 	"math"
 	"slices"
@@ -238,18 +239,35 @@ func (s *SentencePiece) Encode(text string) []int32 { return s.EncodePlain(text)
 func (s *SentencePiece) EncodePlain(text string) []int32 {
 	st := s.scratch.Get().(*spScratch)
 	defer s.scratch.Put(st)
-	return s.encode(make([]int32, 0, len(text)/3+2), text, st)
+	return s.encode(make([]int32, 0, len(text)/3+2), text, 0, st)
 }
 
 // EncodeMarkup returns the ids of text in which control tokens are found, and what is
 // between them is encoded as texts of their own.
-func (s *SentencePiece) EncodeMarkup(text string) []int32 {
+func (s *SentencePiece) EncodeMarkup(text string) []int32 { return s.encodeMarkup(text, nil) }
+
+// EncodeOffsets is EncodeMarkup, and where in text each token ends, in bytes:
+// token i is of text[ends[i-1]:ends[i]]. A token may be of nothing, such as
+// the space at the start, and of a part of a rune.
+func (s *SentencePiece) EncodeOffsets(text string) (ids []int32, ends []int) {
+	ids = s.encodeMarkup(text, &ends)
+	return ids, ends
+}
+
+func (s *SentencePiece) encodeMarkup(text string, ends *[]int) []int32 {
 	st := s.scratch.Get().(*spScratch)
 	defer s.scratch.Put(st)
+	st.ends = ends
+	defer func() { st.ends = nil }()
 	ids := make([]int32, 0, len(text)/3+2)
 	s.controls.split(text, false,
-		func(t string, _ int) { ids = s.encode(ids, t, st) },
-		func(t *AddedToken) { ids = append(ids, t.ID) })
+		func(t string, at int) { ids = s.encode(ids, t, at, st) },
+		func(t *AddedToken, end int) {
+			ids = append(ids, t.ID)
+			if ends != nil {
+				*ends = append(*ends, end)
+			}
+		})
 	return ids
 }
 
@@ -286,11 +304,29 @@ type spScratch struct {
 	bpeScratch
 	normal []byte
 	best   []bestPath
+
+	// Where tokens end, if that is wanted.
+	ends *[]int
+	a    *alignment // of normal
+	done int        // the bytes of normal that have their tokens
 }
 
-// encode appends the ids of text.
-func (s *SentencePiece) encode(ids []int32, text string, st *spScratch) []int32 {
-	st.normal = s.normalize(st.normal[:0], text)
+// emit appends an id, of the next n bytes of the normalized text.
+func (st *spScratch) emit(ids []int32, id int32, n int) []int32 {
+	if st.ends != nil {
+		st.done += n
+		*st.ends = append(*st.ends, st.a.at(st.done))
+	}
+	return append(ids, id)
+}
+
+// encode appends the ids of text, which begins at the byte at of what ends are of.
+func (s *SentencePiece) encode(ids []int32, text string, at int, st *spScratch) []int32 {
+	st.a, st.done = nil, 0
+	if st.ends != nil {
+		st.a = &alignment{from: at}
+	}
+	st.normal = s.normalize(st.normal[:0], text, st.a)
 	normal := string(st.normal)
 	switch {
 	case s.o.Unigram:
@@ -302,47 +338,68 @@ func (s *SentencePiece) encode(ids []int32, text string, st *spScratch) []int32 
 	return s.encodeBPE(ids, normal, st)
 }
 
-// normalize appends text as the model sees it.
-func (s *SentencePiece) normalize(dst []byte, text string) []byte {
+// normalize appends text as the model sees it, and to a where that is from.
+func (s *SentencePiece) normalize(dst []byte, text string, a *alignment) []byte {
 	space := metaspace
 	if s.o.noEscape {
 		space = " "
 	}
+	at := 0 // in text
+	put := func(t string) {
+		dst = append(dst, t...)
+		if a != nil {
+			for range len(t) {
+				a.ends = append(a.ends, a.from+at)
+			}
+		}
+	}
 	if s.o.TrimSpaces {
-		for text != "" {
-			to, n := s.normalizePrefix(text)
+		for at < len(text) {
+			to, n := s.normalizePrefix(text[at:])
 			if to != " " {
 				break
 			}
-			text = text[n:]
+			at += n
 		}
 	}
-	if text == "" {
+	if at == len(text) {
 		return dst
 	}
 	if !s.o.NoSpacePrefix {
-		dst = append(dst, space...)
+		put(space)
 	}
 	afterSpace := s.o.TrimSpaces
-	for text != "" {
-		to, n := s.normalizePrefix(text)
-		text = text[n:]
-		if afterSpace {
-			to = strings.TrimLeft(to, " ")
+	for at < len(text) {
+		to, n := s.normalizePrefix(text[at:])
+		begin, changed := at, to != text[at:at+n]
+		if afterSpace && strings.HasPrefix(to, " ") {
+			to, changed = strings.TrimLeft(to, " "), true
 		}
 		for i := range len(to) {
-			if to[i] == ' ' {
-				dst = append(dst, space...)
-			} else {
-				dst = append(dst, to[i])
+			switch {
+			case !changed: // byte by byte
+				at = begin + i + 1
+			case i == len(to)-1:
+				at = begin + n
+			default: // all of the original goes to the last
+				at = begin
 			}
+			if to[i] == ' ' {
+				put(space)
+			} else {
+				put(to[i : i+1])
+			}
+		}
+		at = begin + n
+		if to == "" && a != nil && len(a.ends) > 0 { // goes to what is before it
+			a.ends[len(a.ends)-1] = a.from + at
 		}
 		if to != "" {
 			afterSpace = strings.HasSuffix(to, " ")
 		}
 		afterSpace = afterSpace && s.o.TrimSpaces
 	}
-	for s.o.TrimSpaces && strings.HasSuffix(string(dst[max(0, len(dst)-len(space)):]), space) {
+	for s.o.TrimSpaces && bytes.HasSuffix(dst, []byte(space)) {
 		dst = dst[:len(dst)-len(space)]
 	}
 	return dst

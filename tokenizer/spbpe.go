@@ -81,7 +81,7 @@ func (s *SentencePiece) initBPE() error {
 
 // word appends the ids of a word, from the cache if it is there.
 func (s *SentencePiece) word(ids []int32, w string, st *spScratch) []int32 {
-	if len(w) > cachedBytes {
+	if len(w) > cachedBytes || st.ends != nil {
 		return s.encodeBPE(ids, w, st)
 	}
 	if c, ok := st.cache[w]; ok {
@@ -134,27 +134,28 @@ func (s *SentencePiece) encodeBPE(ids []int32, text string, st *spScratch) []int
 	out := st.merge(s.pairs, syms)
 	afterUnk := false
 	for _, sym := range out {
-		ids = s.appendSymbol(ids, sym, halves, &afterUnk)
+		ids = s.appendSymbol(ids, sym, halves, &afterUnk, st)
 	}
 	return ids
 }
 
 // appendSymbol appends the ids of a symbol: of an Unused token those of the
 // pair that last made it.
-func (s *SentencePiece) appendSymbol(ids []int32, sym int32, halves map[int32][2]int32, afterUnk *bool) []int32 {
+func (s *SentencePiece) appendSymbol(ids []int32, sym int32, halves map[int32][2]int32, afterUnk *bool, st *spScratch) []int32 {
 	n := int32(len(s.o.Tokens))
 	switch {
 	case sym >= s.frozen:
 		sym -= s.frozen
 	case sym < 0, sym >= n:
-		return s.appendUnknown(ids, s.character(sym), afterUnk)
+		return s.appendUnknown(ids, s.character(sym), afterUnk, st)
 	case s.o.Types[sym] == Unused:
 		if h, ok := halves[sym]; ok {
-			return s.appendSymbol(s.appendSymbol(ids, h[0], halves, afterUnk), h[1], halves, afterUnk)
+			ids = s.appendSymbol(ids, h[0], halves, afterUnk, st)
+			return s.appendSymbol(ids, h[1], halves, afterUnk, st)
 		}
 	}
 	*afterUnk = false
-	return append(ids, sym)
+	return st.emit(ids, sym, len(s.o.Tokens[sym]))
 }
 
 // character is what a symbol that is no token is.
@@ -167,16 +168,20 @@ func (s *SentencePiece) character(sym int32) string {
 
 // appendUnknown appends the bytes of what has no token or, where bytes have
 // none, the unknown token, once for all that follow each other.
-func (s *SentencePiece) appendUnknown(ids []int32, text string, after *bool) []int32 {
+func (s *SentencePiece) appendUnknown(ids []int32, text string, after *bool, st *spScratch) []int32 {
 	if s.byteID[0] >= 0 {
 		for i := range len(text) {
-			ids = append(ids, s.byteID[text[i]])
+			ids = st.emit(ids, s.byteID[text[i]], 1)
 		}
 		return ids
 	}
-	if !*after {
-		ids = append(ids, s.unk)
+	if *after { // goes to the one before
+		if st.ends != nil {
+			st.done += len(text)
+			(*st.ends)[len(*st.ends)-1] = st.a.at(st.done)
+		}
+		return ids
 	}
 	*after = true
-	return ids
+	return st.emit(ids, s.unk, len(text))
 }

@@ -91,11 +91,11 @@ func (s *SentencePiece) encodeUnigram(ids []int32, text string, st *spScratch) [
 	for i := len(syms) - 1; i >= 0; i-- {
 		b := best[syms[i]]
 		if b.id == s.unk {
-			ids = s.appendUnknown(ids, text[b.start:syms[i]], &afterUnk)
+			ids = s.appendUnknown(ids, text[b.start:syms[i]], &afterUnk, st)
 			continue
 		}
 		afterUnk = false
-		ids = append(ids, b.id)
+		ids = st.emit(ids, b.id, int(syms[i]-b.start))
 	}
 	return ids
 }

@@ -36,6 +36,10 @@ type Model interface {
 	EncodeMarkup(text string) []int32
 	EncodePlain(text string) []int32
 
+	// EncodeOffsets is EncodeMarkup, and the byte of text that each token
+	// ends at.
+	EncodeOffsets(text string) (ids []int32, ends []int)
+
 	// ID and Token go from a token, as the vocabulary spells it, to its id
 	// and back; "" is the token of an id that is of none.
 	ID(token string) (id int32, ok bool)

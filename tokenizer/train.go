@@ -58,8 +58,8 @@ func train(corpus iter.Seq[string], o TrainOptions) (*BPE, error) {
 	}
 	counts := map[string]int64{}
 	for text := range corpus {
-		if text = b.normalize(text); text != "" {
-			b.piece(text, true, func(w string) {
+		if text = b.normalize(text, nil); text != "" {
+			splitAll(b.piece(text, true, nil), b.pipe.split, func(w string) {
 				if n, ok := counts[w]; ok {
 					counts[w] = n + 1
 				} else {

@@ -7,6 +7,8 @@ reference.py encode MODEL TEXTS IDS [plain]
     to. plain: special tokens in the text are text. Both files are sequences of
     records, a little-endian 32-bit length and that many bytes; a record of
     ids has 4 bytes an id.
+reference.py offsets MODEL TEXTS ENDS
+    Writes where each token ends, in bytes of the text.
 reference.py train CORPUS VOCAB MINFREQ OUT [SPECIAL...]
     Trains byte-level BPE on the records of CORPUS.
 reference.py small DIR CORPUS
@@ -55,6 +57,28 @@ def encode(model, texts, out, plain=""):
             i = ids(b)
             put(f, struct.pack(f"<{len(i)}i", *i))
             put(f, text(i))
+
+
+def offsets(model, texts, out):
+    if model.endswith(".json"):
+        from tokenizers import Tokenizer, processors
+
+        t = Tokenizer.from_file(model)
+        t.post_processor = processors.Sequence([])  # ByteLevel trims spaces off
+        chars = lambda x: [end for _, end in t.encode(x, add_special_tokens=False).offsets]
+    else:
+        from sentencepiece import SentencePieceProcessor
+
+        t = SentencePieceProcessor(model_file=model)
+        chars = lambda x: [p.end for p in t.encode(x, out_type="immutable_proto").pieces]
+    with open(out, "wb") as f:
+        for b in records(texts):
+            x = b.decode("utf-8")
+            at = [0]
+            for c in x:
+                at.append(at[-1] + len(c.encode()))
+            ends = [at[c] for c in chars(x)]
+            put(f, struct.pack(f"<{len(ends)}i", *ends))
 
 
 def train_bpe(texts, vocab, min_frequency, special):
@@ -312,7 +336,7 @@ def tables():
         print(line.rstrip() + "\n}")
 
 
-COMMANDS = {"encode": encode, "train": train, "small": small, "golden": golden, "tables": tables}
+COMMANDS = {"encode": encode, "offsets": offsets, "train": train, "small": small, "golden": golden, "tables": tables}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
