@@ -3,7 +3,6 @@ package tokenizer_test
 import (
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -15,9 +14,9 @@ import (
 // BenchmarkEncode is of English, source code, what is hard, and a megabyte of
 // one word, with each tokenizer below CHAINRULE_TOKENIZERS.
 func BenchmarkEncode(b *testing.B) {
-	english, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src/testdata/Isaac.Newton-Opticks.txt"))
+	english, err := os.ReadFile(filepath.Join(goTree(b), "testdata/Isaac.Newton-Opticks.txt"))
 	require.NoError(b, err)
-	code, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "src/net/http/server.go"))
+	code, err := os.ReadFile(filepath.Join(goTree(b), "net/http/server.go"))
 	require.NoError(b, err)
 	var letters strings.Builder
 	for i := 0; letters.Len() < 1<<20; i++ {

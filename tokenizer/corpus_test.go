@@ -4,8 +4,8 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -27,7 +27,7 @@ func corpus(t testing.TB, size int, valid bool, specials ...string) []string {
 		texts = append(texts, s)
 		total += len(s)
 	}
-	src := filepath.Join(runtime.GOROOT(), "src")
+	src := goTree(t)
 	english := filepath.Join(src, "testdata/Isaac.Newton-Opticks.txt")
 	b, err := os.ReadFile(english)
 	require.NoError(t, err)
@@ -70,6 +70,13 @@ func corpus(t testing.TB, size int, valid bool, specials ...string) []string {
 		add(b.String())
 	}
 	return append(texts, "", " ", "\n", "  ", "a", " a", "'", "'s", "\u0301", "▁", "▁a", " ▁ ")
+}
+
+// goTree is where the sources of Go are.
+func goTree(t testing.TB) string {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	require.NoError(t, err)
+	return filepath.Join(strings.TrimSpace(string(out)), "src")
 }
 
 func pick(rng *rand.Rand, from string) string {

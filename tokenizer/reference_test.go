@@ -193,3 +193,24 @@ func readSentencePiece(t testing.TB, path string) *tokenizer.SentencePiece {
 	require.NoError(t, err)
 	return tok
 }
+
+// TestOptionsAgreeWithJSON makes each real byte-level model of lists, as a
+// GGUF file has them; what its tokenizer.json gives is compared elsewhere.
+func TestOptionsAgreeWithJSON(t *testing.T) {
+	for name, pre := range map[string]string{"gpt2": "gpt-2", "llama3": "llama-bpe", "qwen3": "qwen2", "smollm2": "smollm"} {
+		path := filepath.Join(tokenizers(t), name, "tokenizer.json")
+		want := readJSON(t, path)
+		o := optionsOf(t, path)
+		o.Pre = pre
+		got, err := tokenizer.NewBPE(o)
+		require.NoError(t, err)
+		require.Equal(t, want.VocabSize(), got.VocabSize())
+		for _, text := range corpus(t, 1<<20, false, specials(want)...) {
+			require.Equal(t, want.Encode(text), got.Encode(text), name)
+			require.Equal(t, want.EncodePlain(text), got.EncodePlain(text), name)
+			if name != "qwen3" && name != "smollm2" { // NFC; and some bytes have no token
+				require.Equal(t, text, got.Decode(got.Encode(text)), name)
+			}
+		}
+	}
+}
