@@ -120,7 +120,7 @@ func newBPE(s *bpeSpec) (b *BPE, err error) {
 		}
 	}
 	if len(b.pipe.split) == 0 && !b.pipe.byteLevel && b.spacesLead() {
-		b.pipe.split = []splitter{metaSplitter{runs: true}}
+		b.pipe.split = []splitter{metaSplitter{metaspace, true}}
 	}
 	b.scratch.New = func() any { return &bpeScratch{cache: map[string]cached{}} }
 	return b, nil

@@ -81,7 +81,7 @@ func TestNFCOfWhatThePackageNormDoesOtherwise(t *testing.T) {
 // piece of one class has no other.
 func TestSplittersCoverText(t *testing.T) {
 	splitters := []splitter{splitterOf(patternGPT2), splitterOf(patternLlama3), splitterOf(patternQwen2),
-		digitSplitter{runes(), true}, digitSplitter{runes(), false}, metaSplitter{}, metaSplitter{true}}
+		digitSplitter{runes(), true}, digitSplitter{runes(), false}, metaSplitter{metaspace, false}, metaSplitter{metaspace, true}}
 	r := rapid.OneOf(rapid.SampledFrom([]rune("aZ1 \n\r\t'sStTreRE.,▁é語٣½\u00A0ſ\u0301😀")), rapid.Rune())
 	rapid.Check(t, func(t *rapid.T) {
 		s := string(rapid.SliceOf(r).Draw(t, "text"))

@@ -143,10 +143,7 @@ func (p *pipeline) addPreTokenizer(c *component) {
 		}
 		p.meta, p.metaPrefix = readMetaspace(c)
 		if c.bool("split", true) {
-			if p.meta != metaspace {
-				c.unsupported("a split at %q", short(p.meta))
-			}
-			p.split = append(p.split, metaSplitter{})
+			p.split = append(p.split, metaSplitter{p.meta, false})
 		}
 	default:
 		c.unsupported("no such pre-tokenizer")

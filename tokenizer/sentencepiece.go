@@ -37,7 +37,8 @@ type SentencePieceOptions struct {
 	PrecompiledMap []byte  // sentencepiece's precompiled_charsmap; nil: text is not normalized
 	UnknownText    string  // what Unknown decodes to; "": " ⁇ "
 	Prefix, Suffix []int32 // what Template returns
-	noEscape       bool    // spaces stay spaces
+	noEscape       bool    // a space is a space, and not ▁
+	stripSpace     bool    // and taken from the start of a decoded text
 }
 
 // SentencePiece is a model of the library of that name, BPE or Unigram: its
@@ -46,6 +47,8 @@ type SentencePieceOptions struct {
 // Text is any string; a byte that is not UTF-8 is U+FFFD to the library, and here.
 type SentencePiece struct {
 	o        SentencePieceOptions
+	space    string           // what text has for a space
+	lead     string           // what Decode takes from its start
 	ids      map[string]int32 // of Normal, UserDefined and Unused
 	reserved map[string]int32 // of the others
 	byteID   [256]int32       // -1 for all if there are none
@@ -88,8 +91,15 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 	if o.Types == nil {
 		o.Types = defaultTypes(o.Tokens)
 	}
+	space, lead := metaspace, metaspace
+	if o.noEscape {
+		space = " "
+	}
+	if o.stripSpace {
+		lead = " "
+	}
 	o.UnknownText = cmp.Or(o.UnknownText, " \u2047 ")
-	s = &SentencePiece{o: o, unk: -1,
+	s = &SentencePiece{o: o, space: space, lead: lead, unk: -1,
 		ids: make(map[string]int32, len(o.Tokens)), reserved: map[string]int32{}}
 	var users, controls []AddedToken
 	nBytes := 0
@@ -289,11 +299,14 @@ func (s *SentencePiece) Decode(tokens []int32) string {
 			text = append(text, c)
 		default:
 			if start && len(text) == 0 {
-				rest, ok := strings.CutPrefix(t, metaspace)
+				rest, ok := strings.CutPrefix(t, s.lead)
 				t = rest
 				start = !ok || s.o.TrimSpaces
 			}
-			text = append(text, strings.ReplaceAll(t, metaspace, " ")...)
+			if !s.o.stripSpace {
+				t = strings.ReplaceAll(t, metaspace, " ")
+			}
+			text = append(text, t...)
 		}
 	}
 	return string(text)
@@ -332,7 +345,7 @@ func (s *SentencePiece) encode(ids []int32, text string, at int, st *spScratch) 
 	case s.o.Unigram:
 		return s.encodeUnigram(ids, normal, st)
 	case s.cutWords:
-		splitAll(normal, []splitter{metaSplitter{runs: true}}, func(w string) { ids = s.word(ids, w, st) })
+		splitAll(normal, []splitter{metaSplitter{s.space, true}}, func(w string) { ids = s.word(ids, w, st) })
 		return ids
 	}
 	return s.encodeBPE(ids, normal, st)
@@ -340,10 +353,6 @@ func (s *SentencePiece) encode(ids []int32, text string, at int, st *spScratch) 
 
 // normalize appends text as the model sees it, and to a where that is from.
 func (s *SentencePiece) normalize(dst []byte, text string, a *alignment) []byte {
-	space := metaspace
-	if s.o.noEscape {
-		space = " "
-	}
 	at := 0 // in text
 	put := func(t string) {
 		dst = append(dst, t...)
@@ -366,7 +375,7 @@ func (s *SentencePiece) normalize(dst []byte, text string, a *alignment) []byte 
 		return dst
 	}
 	if !s.o.NoSpacePrefix {
-		put(space)
+		put(s.space)
 	}
 	afterSpace := s.o.TrimSpaces
 	for at < len(text) {
@@ -385,7 +394,7 @@ func (s *SentencePiece) normalize(dst []byte, text string, a *alignment) []byte 
 				at = begin
 			}
 			if to[i] == ' ' {
-				put(space)
+				put(s.space)
 			} else {
 				put(to[i : i+1])
 			}
@@ -399,8 +408,8 @@ func (s *SentencePiece) normalize(dst []byte, text string, a *alignment) []byte 
 		}
 		afterSpace = afterSpace && s.o.TrimSpaces
 	}
-	for s.o.TrimSpaces && bytes.HasSuffix(dst, []byte(space)) {
-		dst = dst[:len(dst)-len(space)]
+	for s.o.TrimSpaces && bytes.HasSuffix(dst, []byte(s.space)) {
+		dst = dst[:len(dst)-len(s.space)]
 	}
 	return dst
 }

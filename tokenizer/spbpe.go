@@ -21,7 +21,7 @@ func (s *SentencePiece) initBPE() error {
 			continue
 		}
 		order = append(order, int32(id))
-		if strings.Contains(strings.TrimLeft(t, metaspace), metaspace) {
+		if strings.Contains(strings.TrimLeft(t, s.space), s.space) {
 			s.cutWords = false
 		}
 		for i, r := range t {
@@ -74,8 +74,8 @@ func (s *SentencePiece) initBPE() error {
 	for _, r := range rules {
 		s.pairs.set(r.left, r.right, r.rank, r.id)
 	}
-	_, ok := s.ids[metaspace]
-	s.cutWords = s.cutWords && !s.unused && ok && !s.o.noEscape
+	_, ok := s.ids[s.space]
+	s.cutWords = s.cutWords && !s.unused && ok
 	return nil
 }
 

@@ -201,20 +201,23 @@ func (t digitSplitter) next(s string) int {
 	}
 }
 
-// metaSplitter cuts before each ▁, or before each run of them.
-type metaSplitter struct{ runs bool }
-
 const metaspace = "▁" // U+2581, what stands for a space
+
+// metaSplitter cuts before each of what stands for a space, or before each run of them.
+type metaSplitter struct {
+	space string
+	runs  bool
+}
 
 func (m metaSplitter) next(s string) int {
 	i := 0
-	if strings.HasPrefix(s, metaspace) {
-		i = len(metaspace)
-		for m.runs && strings.HasPrefix(s[i:], metaspace) {
-			i += len(metaspace)
+	if strings.HasPrefix(s, m.space) {
+		i = len(m.space)
+		for m.runs && strings.HasPrefix(s[i:], m.space) {
+			i += len(m.space)
 		}
 	}
-	if j := strings.Index(s[i:], metaspace); j >= 0 {
+	if j := strings.Index(s[i:], m.space); j >= 0 {
 		return i + j
 	}
 	return len(s)

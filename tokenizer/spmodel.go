@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
-	"strings"
 )
 
 // ReadSentencePiece reads a tokenizer.model of the sentencepiece library, of
@@ -95,8 +94,9 @@ func parseSentencePiece(data []byte) (s *SentencePiece, err error) {
 }
 
 // ReadLlama2C reads a tokenizer.bin of llama2.c, of size bytes, for a model
-// of vocab tokens: the file does not say how many it has. Its Template is <s>
-// before a text.
+// of vocab tokens: the file does not say how many it has. On valid UTF-8 its
+// ids are those of llama2.c's run.c, to which ▁ is a character as any other.
+// Its Template is <s> before a text.
 func ReadLlama2C(r io.ReaderAt, size int64, vocab int) (*SentencePiece, error) {
 	data, err := readAll(r, size)
 	if err != nil {
@@ -134,7 +134,7 @@ func parseLlama2C(data []byte, vocab int) (*SentencePiece, error) {
 	at = 4
 	o := SentencePieceOptions{
 		Tokens: make([]string, 0, vocab), Scores: make([]float32, 0, vocab), Types: make([]TokenType, 0, vocab),
-		Prefix: []int32{1},
+		Prefix: []int32{1}, noEscape: true, stripSpace: true,
 	}
 	for id := range vocab {
 		if len(data)-at < 8 {
@@ -163,8 +163,6 @@ func parseLlama2C(data []byte, vocab int) (*SentencePiece, error) {
 			if c, ok := byteOfToken(t); !ok || int(c) != id-bytesFrom {
 				return nil, bad(ErrFormat, "token %d is %q, want %s", id, short(t), byteToken(byte(id-bytesFrom)))
 			}
-		default:
-			t = strings.ReplaceAll(t, " ", metaspace)
 		}
 		o.Tokens, o.Scores, o.Types = append(o.Tokens, t), append(o.Scores, score), append(o.Types, typ)
 	}
