@@ -59,8 +59,12 @@ func (t *pairTable) get(left, right int32) (rank uint32, id int32) {
 type merger struct {
 	ranks      []uint32 // of the pair that begins at a symbol
 	prev, next []int32
-	sorted     []uint64 // rank<<32 | position, of the pairs that were there at first
-	heap       []uint64 // and of those that merging made
+
+	// Pairs to merge, as rank<<32 | position: those that were there at first
+	// in runs[0], and those that merging made. These mostly come in order,
+	// of a few ranks in turn; what fits no run goes to the heap.
+	runs [8]run
+	heap []uint64
 
 	// made, if not nil, is called with each pair that may merge, as it comes up.
 	made func(left, right, id int32)
@@ -118,7 +122,11 @@ func (m *merger) mergeHeap(t *pairTable, syms []int32) []int32 {
 	m.ranks = slices.Grow(m.ranks[:0], n)[:n]
 	m.prev = slices.Grow(m.prev[:0], n)[:n]
 	m.next = slices.Grow(m.next[:0], n)[:n]
-	m.sorted, m.heap = m.sorted[:0], m.heap[:0]
+	m.heap = m.heap[:0]
+	for i := range m.runs {
+		m.runs[i] = run{list: m.runs[i].list[:0]}
+	}
+	first := &m.runs[0]
 	ranks, prev, next := m.ranks, m.prev, m.next
 	for i := range syms {
 		prev[i], next[i], ranks[i] = int32(i-1), int32(i+1), noRank
@@ -126,26 +134,21 @@ func (m *merger) mergeHeap(t *pairTable, syms []int32) []int32 {
 			ranks[i] = m.get(t, syms[i], syms[i+1])
 		}
 		if ranks[i] != noRank {
-			m.sorted = append(m.sorted, uint64(ranks[i])<<32|uint64(i))
+			first.list = append(first.list, uint64(ranks[i])<<32|uint64(i))
 		}
 	}
-	slices.Sort(m.sorted)
+	slices.Sort(first.list)
 	update := func(i int32) {
 		ranks[i] = noRank
 		if j := next[i]; int(j) < n {
 			if ranks[i] = m.get(t, syms[i], syms[j]); ranks[i] != noRank {
-				m.push(uint64(ranks[i])<<32 | uint64(i))
+				m.put(uint64(ranks[i])<<32 | uint64(i))
 			}
 		}
 	}
-	for k := 0; ; {
-		var top uint64
-		if k < len(m.sorted) && (len(m.heap) == 0 || m.sorted[k] < m.heap[0]) {
-			top = m.sorted[k]
-			k++
-		} else if len(m.heap) > 0 {
-			top = m.pop()
-		} else {
+	for {
+		top, ok := m.take()
+		if !ok {
 			break
 		}
 		i := int32(uint32(top))
@@ -178,6 +181,54 @@ func (m *merger) get(t *pairTable, left, right int32) uint32 {
 		m.made(left, right, id)
 	}
 	return rank
+}
+
+// A run is a list in order, of which those before next are taken.
+type run struct {
+	list []uint64
+	next int
+}
+
+// put adds x to the run that it is nearest to the end of.
+func (m *merger) put(x uint64) {
+	var to *run
+	last := uint64(0)
+	for i := range m.runs {
+		r := &m.runs[i]
+		if r.next == len(r.list) {
+			if to == nil {
+				r.list, r.next = r.list[:0], 0
+				to = r
+			}
+		} else if end := r.list[len(r.list)-1]; end <= x && end >= last {
+			to, last = r, end
+		}
+	}
+	if to == nil {
+		m.push(x)
+		return
+	}
+	to.list = append(to.list, x)
+}
+
+// take removes the least.
+func (m *merger) take() (x uint64, ok bool) {
+	var from *run
+	x = ^uint64(0)
+	for i := range m.runs {
+		r := &m.runs[i]
+		if r.next < len(r.list) && r.list[r.next] < x {
+			from, x = r, r.list[r.next]
+		}
+	}
+	if len(m.heap) > 0 && m.heap[0] < x {
+		return m.pop(), true
+	}
+	if from == nil {
+		return 0, false
+	}
+	from.next++
+	return x, true
 }
 
 // push and pop keep a heap of four children a node, the least at the top.
