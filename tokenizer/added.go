@@ -5,11 +5,11 @@ import (
 	"unicode/utf8"
 )
 
-// AddedToken is a token that is found in text before anything else is.
-type AddedToken struct {
+// addedToken is a token that is found in text before anything else is.
+type addedToken struct {
 	ID      int32
 	Content string
-	// Special tokens are found in marked-up text only: see BPE.EncodePlain.
+	// Special tokens are found in marked-up text only: see EncodePlain.
 	Special bool
 	// LStrip and RStrip take the white space before and after into the token.
 	LStrip, RStrip bool
@@ -20,14 +20,14 @@ type AddedToken struct {
 // matcher finds added tokens, the leftmost first and of those the longest.
 type matcher struct {
 	trie   *trie
-	tokens []AddedToken // what the trie's values index
+	tokens []addedToken // what the trie's values index
 	first  [256]bool    // bytes that a token begins with
 	only   int          // the one such byte, or -1
 }
 
 // newMatcher returns a matcher of tokens as the spellings have them, nil if
 // there are none.
-func newMatcher(tokens []AddedToken, spellings []string) (*matcher, error) {
+func newMatcher(tokens []addedToken, spellings []string) (*matcher, error) {
 	if len(tokens) == 0 {
 		return nil, nil
 	}
@@ -47,7 +47,7 @@ func newMatcher(tokens []AddedToken, spellings []string) (*matcher, error) {
 
 // find returns the first token in s from i on: its start and end, and which it
 // is, nil if there is none.
-func (m *matcher) find(s string, i int) (start, end int, token *AddedToken) {
+func (m *matcher) find(s string, i int) (start, end int, token *addedToken) {
 	for i < len(s) {
 		if m.only >= 0 {
 			n := strings.IndexByte(s[i:], byte(m.only))
@@ -69,7 +69,7 @@ func (m *matcher) find(s string, i int) (start, end int, token *AddedToken) {
 
 // split calls text with what is between the tokens in s, and where it starts,
 // and token with each token, and where it ends. If plain, special tokens are text.
-func (m *matcher) split(s string, plain bool, text func(s string, at int), token func(t *AddedToken, end int)) {
+func (m *matcher) split(s string, plain bool, text func(s string, at int), token func(t *addedToken, end int)) {
 	done := 0
 	for i := 0; m != nil && i < len(s); {
 		start, end, t := m.find(s, i)

@@ -14,7 +14,8 @@ import (
 //
 // Text is any string. What is not UTF-8, which the reference does not take, is
 // neither a letter nor a number nor a space to a pattern, and is encoded byte
-// by byte: Decode gives it back.
+// by byte: Decode gives it back, but for bytes that the vocabulary has not
+// (SmolLM2's has not all) and that are nothing, as in the reference.
 type BPE struct {
 	tokens []string         // as the vocabulary spells them; "" where an id is of none
 	bytes  []string         // what they decode to
@@ -39,7 +40,7 @@ type bpeSpec struct {
 	ids        map[string]int32 // of tokens; nil: not yet made
 	merges     [][2]int32       // ids, in order of rank
 	merged     []int32          // what they merge to
-	added      []AddedToken
+	added      []addedToken
 	unk        string // "" for none
 	fuseUnk    bool
 	fallback   bool // characters that have no token are bytes
@@ -147,7 +148,7 @@ func (b *BPE) addTokens() error {
 	if len(b.pipe.normalize) > 0 {
 		normalize = func(s string) string { return b.normalize(s, nil) }
 	}
-	var raw, normal []AddedToken
+	var raw, normal []addedToken
 	var rawSpelled, normalSpelled []string
 	for _, t := range b.spec.added {
 		id, ok := b.ids[t.Content]
@@ -299,13 +300,13 @@ func (b *BPE) encode(text string, plain bool, ends *[]int) []int32 {
 				}
 				done += len(w)
 			})
-		}, func(t *AddedToken, end int) {
+		}, func(t *addedToken, end int) {
 			ids = append(ids, t.ID)
 			if ends != nil {
 				*ends = append(*ends, a.at(end))
 			}
 		})
-	}, func(t *AddedToken, end int) {
+	}, func(t *addedToken, end int) {
 		ids = append(ids, t.ID)
 		if ends != nil {
 			*ends = append(*ends, end)

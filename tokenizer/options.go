@@ -50,8 +50,8 @@ func jsonSplit(pattern string) string {
 func PreNames() []string { return []string{"gpt-2", "llama-bpe", "qwen2", "smollm"} }
 
 // NewBPE makes a byte-level BPE, with the ids of the tokenizer.json of a model with
-// such a Pre. Control and Unknown tokens are special, and UserDefined ones are
-// found in text too; Unused ones are never.
+// such a Pre. Control and Unknown tokens are special, UserDefined ones are not
+// and are found in any text.
 func NewBPE(o BPEOptions) (*BPE, error) {
 	b, err := newBPEOptions(o)
 	return b, in("options", err)
@@ -89,7 +89,7 @@ func newBPEOptions(o BPEOptions) (*BPE, error) {
 		case 0, Normal, Unused, ByteToken:
 			s.tokens[i] = t
 		case Control, Unknown, UserDefined:
-			s.added = append(s.added, AddedToken{ID: int32(i), Content: t, Special: typ != UserDefined})
+			s.added = append(s.added, addedToken{ID: int32(i), Content: t, Special: typ != UserDefined})
 		default:
 			return nil, fail(ErrVocab, "token %d, %q, has the type %d", i, short(t), typ)
 		}
@@ -134,7 +134,7 @@ func (s *bpeSpec) addMerge(left, right string, ids map[string]int32) error {
 func (b *BPE) SetTemplate(prefix, suffix []int32) error {
 	for _, id := range slices.Concat(prefix, suffix) {
 		if b.Token(id) == "" {
-			return fail(ErrVocab, "the template has the id %d, which no token has", id)
+			return in("options", fail(ErrVocab, "the template has the id %d, which no token has", id))
 		}
 	}
 	b.pipe.template = templateIDs{slices.Clone(prefix), slices.Clone(suffix)}

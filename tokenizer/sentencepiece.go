@@ -101,7 +101,7 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 	o.UnknownText = cmp.Or(o.UnknownText, " \u2047 ")
 	s = &SentencePiece{o: o, space: space, lead: lead, unk: -1,
 		ids: make(map[string]int32, len(o.Tokens)), reserved: map[string]int32{}}
-	var users, controls []AddedToken
+	var users, controls []addedToken
 	nBytes := 0
 	for i := range s.byteID {
 		s.byteID[i] = -1
@@ -124,14 +124,14 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 			into = s.ids
 		case UserDefined:
 			into = s.ids
-			users = append(users, AddedToken{ID: id, Content: t})
+			users = append(users, addedToken{ID: id, Content: t})
 		case Unknown:
 			if s.unk >= 0 {
 				return nil, fail(ErrVocab, "tokens %d and %d are both unknown", s.unk, id)
 			}
 			s.unk = id
 		case Control:
-			controls = append(controls, AddedToken{ID: id, Content: t})
+			controls = append(controls, addedToken{ID: id, Content: t})
 		case ByteToken:
 			c, ok := byteOfToken(t)
 			if !ok || s.byteID[c] >= 0 {
@@ -174,7 +174,7 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 	return s, err
 }
 
-func contents(tokens []AddedToken) []string {
+func contents(tokens []addedToken) []string {
 	list := make([]string, len(tokens))
 	for i, t := range tokens {
 		list[i] = t.Content
@@ -234,7 +234,7 @@ func (s *SentencePiece) Template() (prefix, suffix []int32) {
 func (s *SentencePiece) SetTemplate(prefix, suffix []int32) error {
 	for _, id := range slices.Concat(prefix, suffix) {
 		if s.Token(id) == "" {
-			return fail(ErrVocab, "the template has the id %d, of a vocabulary of %d", id, len(s.o.Tokens))
+			return in("options", fail(ErrVocab, "the template has the id %d, of a vocabulary of %d", id, len(s.o.Tokens)))
 		}
 	}
 	s.o.Prefix, s.o.Suffix = slices.Clone(prefix), slices.Clone(suffix)
@@ -272,7 +272,7 @@ func (s *SentencePiece) encodeMarkup(text string, ends *[]int) []int32 {
 	ids := make([]int32, 0, len(text)/3+2)
 	s.controls.split(text, false,
 		func(t string, at int) { ids = s.encode(ids, t, at, st) },
-		func(t *AddedToken, end int) {
+		func(t *addedToken, end int) {
 			ids = append(ids, t.ID)
 			if ends != nil {
 				*ends = append(*ends, end)
