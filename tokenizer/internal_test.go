@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -29,19 +30,26 @@ func mergeSlowly(t *pairTable, syms []int32) []int32 {
 
 func TestMergeIsTheLowestRankAndTheLeftmostFirst(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		table := newPairTable(0)
-		const letters = 4
+		const letters = 6
 		symbols := int32(letters)
-		for range rapid.IntRange(0, 40).Draw(t, "pairs") {
-			if int(symbols) > len(table.slots)/2 {
-				break // newPairTable made it for few
-			}
+		pairs := rapid.IntRange(0, 300).Draw(t, "pairs")
+		table := newPairTable(pairs)
+		ranks := rapid.SampledFrom([]int{3, 1000}).Draw(t, "ranks")
+		for range pairs {
 			left := rapid.Int32Range(0, symbols-1).Draw(t, "left")
 			right := rapid.Int32Range(0, symbols-1).Draw(t, "right")
-			table.set(left, right, uint32(rapid.IntRange(0, 20).Draw(t, "rank")), symbols)
+			if rapid.Bool().Draw(t, "of letters") {
+				left, right = left%letters, right%(2*letters)
+			}
+			table.set(left, right, uint32(rapid.IntRange(0, ranks).Draw(t, "rank")), symbols)
 			symbols++
 		}
-		syms := rapid.SliceOfN(rapid.Int32Range(-1, letters-1), 0, 200).Draw(t, "symbols")
+		// Not drawn one by one, which takes rapid long.
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		syms := make([]int32, rapid.IntRange(0, 600).Draw(t, "symbols"))
+		for i := range syms {
+			syms[i] = rng.Int32N(letters+1) - rng.Int32N(30)/29
+		}
 		want := mergeSlowly(table, slices.Clone(syms))
 		var m merger
 		for range 2 { // the second time in used memory
@@ -52,6 +60,25 @@ func TestMergeIsTheLowestRankAndTheLeftmostFirst(t *testing.T) {
 			require.Equal(t, want, m.merge(table, slices.Clone(syms)))
 		}
 	})
+}
+
+// Many ranks out of order, which fill the runs.
+func TestMergeOfPairsInNoOrder(t *testing.T) {
+	const symbols = 100
+	rng := rand.New(rand.NewPCG(1, 2))
+	table := newPairTable(symbols * symbols)
+	for i, rank := range rng.Perm(symbols * symbols) {
+		table.set(int32(i/symbols), int32(i%symbols), uint32(rank), rng.Int32N(symbols))
+	}
+	var m merger
+	syms := make([]int32, 2000)
+	for range 3 {
+		for i := range syms {
+			syms[i] = rng.Int32N(symbols)
+		}
+		require.Equal(t, mergeSlowly(table, slices.Clone(syms)), m.mergeHeap(table, slices.Clone(syms)))
+		require.NotZero(t, cap(m.heap), "the heap was not used")
+	}
 }
 
 // The package norm knows newer code points and cuts runs of marks; on the others it is NFC.

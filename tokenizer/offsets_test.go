@@ -93,4 +93,20 @@ func TestOffsetsOfNormalizedText(t *testing.T) {
 	require.Equal(t, 3, ends[0])
 	require.Equal(t, len("<s>  A\u00A0\u3000b </s>"), ends[len(ends)-1])
 	require.Equal(t, len("<s>  A\u00A0\u3000b"), ends[len(ends)-2], "the space at the end is of no token")
+
+	// An added token that is normalized, and one unknown token of three characters.
+	json := strings.NewReplacer(`"normalizer":null`, `"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},`+
+		`{"type":"Replace","pattern":{"String":" "},"content":"▁"}]}`,
+		`{"type":"ByteLevel","add_prefix_space":false}`, `null`, `"dropout":null`, `"unk_token":"b","fuse_unk":true`,
+		`"special":true`, `"normalized":true`, `"ab":2},"merges":["a b"]`, `"▁":2},"merges":[]`).Replace(small)
+	bpe, err := readJSONBytes([]byte(json))
+	require.NoError(t, err)
+	ids, ends = bpe.EncodeOffsets("a <s>xyza a")
+	require.Equal(t, []int32{2, 0, 3, 1, 0, 2, 0}, ids)
+	require.Equal(t, []int{0, 1, 5, 8, 9, 10, 11}, ends)
+
+	// Of more than one space the others go to the first.
+	ids, ends = sp.EncodeOffsets("a   b")
+	require.Equal(t, "a b", sp.Decode(ids))
+	require.Contains(t, ends, 4)
 }
