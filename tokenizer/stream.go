@@ -9,7 +9,7 @@ import "unicode/utf8"
 // makes them so.
 type Stream struct {
 	tok  Tokenizer
-	last []int32 // the token before the next one; none at the start
+	head []int32 // the first tokens, up to the first that has text
 	held []byte  // an incomplete rune: at most utf8.UTFMax-1 bytes
 }
 
@@ -19,9 +19,14 @@ func NewStream(tok Tokenizer) *Stream { return &Stream{tok: tok} }
 // Put appends a token to the sequence and returns the text that it completes,
 // which may be empty.
 func (s *Stream) Put(token int32) string {
-	before := len(s.tok.Decode(s.last))
-	text := append(s.held, s.tok.Decode(append(s.last, token))[before:]...)
-	s.last = append(s.last[:0], token)
+	// What a token adds depends on the others only in that they have text, or
+	// have none yet: the first few stand for all.
+	before := len(s.tok.Decode(s.head))
+	with := append(s.head, token)
+	text := append(s.held, s.tok.Decode(with)[before:]...)
+	if before == 0 {
+		s.head = with
+	}
 
 	whole := len(text) - incomplete(text)
 	out := string(text[:whole])
@@ -33,7 +38,7 @@ func (s *Stream) Put(token int32) string {
 // Stream is then at the start of another one.
 func (s *Stream) Flush() string {
 	out := string(s.held)
-	s.held, s.last = s.held[:0], s.last[:0]
+	s.held, s.head = s.held[:0], s.head[:0]
 	return out
 }
 
