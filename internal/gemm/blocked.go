@@ -48,16 +48,15 @@ func (p *Product) plan() {
 }
 
 // grid cuts C into tiles, so many for each core. Smaller tiles read A and B
-// again, from farther away: few rows where B is transposed, few columns where A
-// is large or packed.
+// again, from farther away.
 func (p *Product) grid(cores int) {
 	if p.kb >= p.k {
 		p.chunk = ceil(p.k, 2)
 	}
 	p.tm, p.tn = min(p.m, rowBlock), min(p.n, 1024)
-	rows, cols := 96, 192
-	if p.b.step == 1 {
-		rows = 256
+	rows, cols := 256, 192
+	if p.a.step != 1 {
+		rows, cols = 96, 384
 	}
 	if !p.packed && p.m*p.k <= smallA {
 		cols = p.kern.cols
@@ -70,6 +69,10 @@ func (p *Product) grid(cores int) {
 		} else {
 			break
 		}
+	}
+	// Few tiles are as many for each core.
+	if across := ceil(p.n, p.tn); ceil(p.m, p.tm)*across < tiles*cores && ceil(p.m, p.tm)*across%cores != 0 {
+		p.tn = ceil(p.n, max(cores, across-across%cores))
 	}
 	p.tm, p.tn = even(p.m, p.tm, p.kern.rows), even(p.n, p.tn, p.kern.cols)
 }

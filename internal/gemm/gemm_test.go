@@ -194,3 +194,34 @@ func FuzzProducts(f *testing.F) {
 		}
 	})
 }
+
+// Positive products are the worst case of a sum that only grows: one float32
+// sum of them is beyond √K·2⁻²⁴·Σ|a||b| in some of a hundred thousand elements.
+func TestErrorBound(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		for _, k := range []int{12, 16, 24, 48, 128, 300} {
+			rng := rand.New(rand.NewPCG(11, uint64(k)))
+			const m, n = 100, 1200
+			a, b := make([]float32, m*k), make([]float32, n*k)
+			for _, s := range [][]float32{a, b} {
+				for i := range s {
+					s[i] = rng.Float32() + 0x1p-20
+				}
+			}
+			c := make([]float32, m*n)
+			p := q.product(c, operand{a, k, 1}, operand{b, k, 1}, m, n, k, false, 1)
+			p.Run(new(Scratch), 0, p.Tiles())
+			var worst float64
+			for i := range m {
+				for j := range n {
+					var want float64
+					for l := range k {
+						want += float64(a[i*k+l]) * float64(b[j*k+l])
+					}
+					worst = max(worst, math.Abs(float64(c[i*n+j])-want)/(0x1p-24*math.Sqrt(float64(k))*want))
+				}
+			}
+			require.LessOrEqual(t, worst, 1.0, "k=%d", k)
+		}
+	})
+}
