@@ -57,8 +57,35 @@ func TestConformance(t *testing.T) {
 				be, err := newBackend(sim.Device{Chip: c.chip()}, c.o)
 				require.NoError(t, err)
 				return be
-			}, backendtest.Options{Roundoff: roundoff, Inexact: true})
+			}, conformance)
 		})
+	}
+}
+
+// conformance leaves out the allocations: with dx and dw at the same time, one
+// waits for the other, and the runtime may allocate what a waiting goroutine
+// needs. TestNoAllocationAfterTheFirstCall has the rest.
+var conformance = backendtest.Options{Roundoff: roundoff, Inexact: true, Allocates: true}
+
+func TestNoAllocationAfterTheFirstCall(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	be := open(t, sim.Early(), Options{})
+	p := newProblem(t, 200, 300, 64, 1)
+	p.run(t, be)
+	require.Equal(t, 1, shapeOf(t, be, Backward).OnDevice)
+	for try := 0; ; try++ {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range 20 {
+			require.NoError(t, be.Linear(p.y, p.x, p.w, p.rows))
+			require.NoError(t, be.LinearBackward(p.dx, nil, p.dy, nil, p.w, p.rows))
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.Mallocs - before.Mallocs; n == 0 {
+			return
+		} else if try == 5 { // the runtime itself allocates now and then
+			require.Failf(t, "allocations", "%d in 40 calls after the first", n)
+		}
 	}
 }
 

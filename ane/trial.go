@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/chainrule-go/chainrule/ane/internal/bridge"
 	"github.com/chainrule-go/chainrule/backend"
 )
 
@@ -212,3 +213,12 @@ func (b *Backend) closeTrial(wt *weight) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Method is a method of Apple's private framework: the type that the bridge
+// calls it with, and the one that this system has, as the Objective-C runtime
+// encodes them. Got is empty if there is no such method.
+type Method = bridge.Method
+
+// Methods lists the methods that New needs, found or not; none in a build
+// without the bridge.
+func Methods() []Method { return bridge.Methods() }

@@ -1,4 +1,4 @@
-//go:build !cgo || !((darwin && arm64) || (linux && anefake))
+//go:build !cgo || !((darwin && arm64) || (linux && amd64 && anefake))
 
 package bridge
 
@@ -16,3 +16,6 @@ func Open() (device.Device, error) {
 	}
 	return nil, errors.New("ane: the Neural Engine needs darwin/arm64 with cgo; this is " + runtime.GOOS + "/" + runtime.GOARCH)
 }
+
+// Methods returns nothing: this build has no bridge.
+func Methods() []Method { return nil }
