@@ -30,13 +30,18 @@ type Options struct {
 	// MaxCompiles is how many texts the compiler is given, in all. 0 is 100;
 	// others saw about 119 a process succeed.
 	MaxCompiles int
+
+	// CPU computes dW, and what the device cannot. nil is backend/cpu; on a Mac,
+	// backend/blas with Accelerate may be faster. Close leaves it open.
+	CPU backend.Backend
 }
 
 // Backend is a backend.Backend. Its methods may be called concurrently;
 // products of one shape wait for each other, because they share a program.
 type Backend struct {
 	device device.Device
-	cpu    *cpu.Backend
+	cpu    backend.Backend
+	ownCPU bool
 	o      Options
 	bytes  atomic.Int64 // of surfaces
 	tasks  par.Pool[task]
@@ -95,12 +100,15 @@ func newBackend(d device.Device, o Options) (*Backend, error) {
 			*f.v = f.zero
 		}
 	}
-	c, err := cpu.New(cpu.Options{})
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
+	onCPU := o.CPU
+	if onCPU == nil {
+		var err error
+		if onCPU, err = cpu.New(cpu.Options{}); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
 	}
 	return &Backend{
-		device: d, cpu: c, o: o,
+		device: d, cpu: onCPU, ownCPU: o.CPU == nil, o: o,
 		routes:  map[routeKey]*route{},
 		weights: map[weak.Pointer[backend.Matrix]]*weight{},
 	}, nil
@@ -220,7 +228,10 @@ func (b *Backend) Close() error {
 			errs = append(errs, b.unload(r))
 		}
 	}
-	return errors.Join(append(errs, b.device.Close(), b.cpu.Close())...)
+	if b.ownCPU {
+		errs = append(errs, b.cpu.Close())
+	}
+	return errors.Join(append(errs, b.device.Close())...)
 }
 
 // release is the cleanup of a Matrix.
