@@ -1,5 +1,9 @@
 //go:build cgo && ((darwin && arm64) || (linux && amd64 && anefake))
 
+#ifdef __x86_64__ // of the tests
+#pragma GCC target("f16c")
+#endif
+
 #include "bridge.h"
 
 #include <CoreFoundation/CoreFoundation.h>
