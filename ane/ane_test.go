@@ -403,3 +403,48 @@ func TestConcurrentCalls(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// meeting is a CPU backend that waits, in dW, for the device's evaluation.
+type meeting struct {
+	backend.Backend
+	device, cpu chan struct{}
+}
+
+func (m meeting) LinearBackward(dx, dw, dy, x []float32, w *backend.Matrix, rows int) error {
+	if dw != nil {
+		close(m.cpu)
+		<-m.device
+	}
+	return m.Backend.LinearBackward(dx, dw, dy, x, w, rows)
+}
+
+func TestTheCPUComputesDWMeanwhile(t *testing.T) {
+	onCPU, err := cpu.New(cpu.Options{})
+	require.NoError(t, err)
+	m := meeting{onCPU, make(chan struct{}), make(chan struct{})}
+	chip := sim.Early()
+	be := open(t, chip, Options{CPU: m})
+	p := newProblem(t, 64, 96, 160, 14)
+	require.NoError(t, be.LinearBackward(p.dx, nil, p.dy, nil, p.w, p.rows)) // the trial
+	chip.Fault = func(s sim.Step, _ string) sim.Fault {
+		if s == sim.Eval { // both get here, or neither returns
+			close(m.device)
+			<-m.cpu
+		}
+		return sim.None
+	}
+	done := make(chan error)
+	go func() { done <- be.LinearBackward(p.dx, p.dw, p.dy, p.x, p.w, p.rows) }()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(30 * time.Second):
+		require.Fail(t, "dx and dW wait for each other")
+	}
+	chip.Fault = nil
+	p.solve(t)
+	require.Equal(t, p.dwCPU, p.dw)
+	require.Less(t, difference(p.dx, p.wantDX), 0x1p-10)
+	require.NoError(t, be.Close())
+	require.NoError(t, onCPU.LinearBackward(nil, p.dw, p.dy, p.x, p.w, p.rows), "it is still open")
+}
