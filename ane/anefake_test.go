@@ -180,6 +180,10 @@ func TestBridgeTwoBackendsOfOneProgram(t *testing.T) {
 
 func TestBridgeChecksEveryClassAndMethod(t *testing.T) {
 	defer bridge.FakeHide(-1, -1)
+	bridge.FakeHideFramework(true)
+	_, err := New(Options{})
+	require.ErrorContains(t, err, "ane: the framework was not found: no such file")
+	bridge.FakeHideFramework(false)
 	methods := Methods()
 	require.Len(t, methods, 9)
 	for _, m := range methods {
@@ -210,7 +214,8 @@ func TestBridgeChecksEveryClassAndMethod(t *testing.T) {
 		bridge.FakeChange(-1, "")
 	}
 	bridge.FakeChange(3, "c36@0:8I16@20^@28") // BOOL as a char
-	_, err := New(Options{})
+	be, err := New(Options{})
 	require.NoError(t, err)
+	require.NoError(t, be.Close())
 	bridge.FakeChange(-1, "")
 }

@@ -106,12 +106,10 @@ static const char *type_of(int i) {
 }
 
 char *ane_open(void) {
-#ifdef __APPLE__
 	if (!dlopen(FRAMEWORK, RTLD_NOW)) {
 		const char *why = dlerror();
 		return failure("the framework was not found", why ? why : FRAMEWORK);
 	}
-#endif
 	for (int i = 0; i < CLASSES; i++) {
 		classes[i] = (id)objc_getClass(class_names[i]);
 		if (!classes[i]) return failure("class not found", class_names[i]);

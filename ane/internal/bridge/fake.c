@@ -9,9 +9,9 @@
 #include "fake.h"
 
 #include <IOSurface/IOSurface.h>
+#include <dlfcn.h>
 #include <objc/message.h>
 #include <objc/runtime.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,11 +313,21 @@ static struct objc_method method_list[N_METHODS] = {
 	{2, 1, {"requestWithInputs:inputIndices:outputs:outputIndices:weightsBuffer:perfStats:procedureIndex:"},
 		"@72@0:8@16@24@32@40@48@56@64", request},
 };
+static int hidden_framework;
 static int hidden_class = -1, hidden_method = -1, changed_method = -1;
 static const char *changed_type;
 
 void fake_hide(int class_index, int method) { hidden_class = class_index, hidden_method = method; }
 void fake_change(int method, const char *type) { changed_method = method, changed_type = type; }
+
+void fake_hide_framework(int hide) { hidden_framework = hide; }
+void *fake_dlopen(const char *path, int mode) {
+	if (mode != RTLD_NOW || strcmp(path, "/System/Library/PrivateFrameworks/AppleNeuralEngine.framework/AppleNeuralEngine")) {
+		die("another framework is opened");
+	}
+	return hidden_framework ? NULL : &hidden_framework;
+}
+char *fake_dlerror(void) { return "no such file"; }
 
 Class objc_getClass(const char *name) {
 	for (int i = 0; i < N_CLASSES; i++) {

@@ -45,6 +45,9 @@ func FakeCalls() int { return int(C.fake_calls()) }
 // framework; -1 is none.
 func FakeHide(class, method int) { C.fake_hide(C.int(class), C.int(method)) }
 
+// FakeHideFramework takes all of it away.
+func FakeHideFramework(hide bool) { C.fake_hide_framework(flag(hide)) }
+
 // FakeChange gives a method another type.
 func FakeChange(method int, encoding string) {
 	C.free(unsafe.Pointer(fakeType))

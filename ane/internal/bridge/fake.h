@@ -6,6 +6,7 @@ int fake_live(void);                           // objects that exist
 int fake_calls(void);                          // calls that could fail, since fake_fail
 void fake_fail(int call);                      // the call that fails, from 0; -1: none
 void fake_hide(int class_index, int method);   // what does not exist; -1: nothing
+void fake_hide_framework(int hide);             // all of it
 void fake_change(int method, const char *type); // a method with another type; -1: none
 
 // In Go: a program's number or -1, and 0 or -1; why says what is wrong.
