@@ -179,6 +179,7 @@ func TestProductsRunOnTheDevice(t *testing.T) {
 	stats := be.Stats()
 	require.Equal(t, 2, stats.Programs)
 	require.EqualValues(t, 2*((128+320)*192+128*320)+2*((128+192)*320+128*192), stats.Bytes)
+	runtime.KeepAlive(p)
 }
 
 func TestGradientsOfAnySizeKeepTheirPrecision(t *testing.T) {
@@ -282,6 +283,7 @@ func TestACollectedMatrixFreesItsSurfaces(t *testing.T) {
 		q.run(t, be)
 		require.Equal(t, 4, chip.Counts().Requests)
 		require.EqualValues(t, 2*((256+96)*256+(96+256)*96), be.Stats().Bytes-before) // rows rounded up to 256 and 96
+		runtime.KeepAlive(q)
 	}()
 	require.Eventually(t, func() bool {
 		runtime.GC()

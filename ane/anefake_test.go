@@ -135,13 +135,18 @@ func TestBridgeEveryFaultAtEveryCall(t *testing.T) {
 	}
 	calls := -run(t, -1)
 	require.Greater(t, calls, 100)
-	survived := 0
-	for i := range calls {
+	survived, stride := 0, 1
+	if testing.Short() { // with the address sanitizer
+		stride = 7
+	}
+	for i := 0; i < calls; i += stride {
 		if run(t, i) < 0 {
 			survived++
 		}
 	}
-	require.Equal(t, 2, survived, "one load for each of two programs")
+	if stride == 1 {
+		require.Equal(t, 2, survived, "one load for each of two programs")
+	}
 }
 
 func TestBridgeErrorsSayWhatTheFrameworkSaid(t *testing.T) {

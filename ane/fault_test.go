@@ -1,6 +1,7 @@
 package ane
 
 import (
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -78,6 +79,7 @@ func TestTheNextLayoutIsTried(t *testing.T) {
 				}
 				require.Equal(t, be.Stats().Programs, chip.Counts().Loaded)
 				require.Equal(t, be.Stats().Programs, chip.Counts().Requests, "trials leave none")
+				runtime.KeepAlive(q)
 			})
 		}
 	}
@@ -220,4 +222,35 @@ func TestClampedSlicesAreNoMatter(t *testing.T) {
 	p.run(t, be)
 	p.verify(t)
 	require.Equal(t, 1, shapeOf(t, be, Backward).OnDevice)
+}
+
+// An engine that does not accumulate wide is found out.
+func TestNarrowSumsAreNoticed(t *testing.T) {
+	chip := sim.Early()
+	be := open(t, chip, Options{})
+	chip.Fault = func(s sim.Step, _ string) sim.Fault {
+		if s == sim.Eval {
+			return sim.Narrow
+		}
+		return sim.None
+	}
+	p := newProblem(t, 64, 96, 96, 8)
+	require.NoError(t, be.Linear(p.y, p.x, p.w, p.rows))
+	s := shapeOf(t, be, Forward)
+	require.Zero(t, s.OnDevice)
+	require.Len(t, s.Rejected, 3)
+	require.Contains(t, s.Rejected[0], "wrong result")
+
+	chip.Fault = nil
+	trials, err := be.Try(Backward, 64, 96, 1024)
+	require.NoError(t, err)
+	require.Len(t, trials, 3)
+	for _, trial := range trials {
+		require.NoError(t, trial.Err)
+		require.InDelta(t, 0.7, trial.RMSError*2048, 0.1)
+		require.Less(t, trial.MaxError, accept/2)
+		require.Positive(t, trial.Eval)
+	}
+	p.solve(t)
+	require.Equal(t, p.wantY, p.y)
 }

@@ -65,6 +65,7 @@ const (
 	Zeros   // an output of zeros
 	Garbage // an output whose rows are in the wrong order
 	Infinite
+	Narrow // sums that are rounded to binary16 at every addition
 )
 
 // Counts is what a Chip did.
@@ -166,6 +167,7 @@ func (p *Program) Eval(out, in []uint16) error {
 		}
 		return nil
 	}
+	p.narrow = fault == Narrow
 	if err := p.Run(out, in); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type Program struct {
 	math    *cpu.Backend
 
 	largest float32  // |y| of a product above which it is infinite
+	narrow  bool     // sums in binary16: a fault
 	clamped []tensor // slices that turn |v| > clampAbove into infinities
 }
 
@@ -275,7 +276,9 @@ func (p *Program) Run(out, in []uint16) error {
 		clampTensor(p.values[t.value], t)
 	}
 	for _, q := range p.products {
-		if err := p.multiply(q); err != nil {
+		if p.narrow {
+			narrowSums.For(q.m, 1, narrowProduct{p.values, q})
+		} else if err := p.multiply(q); err != nil {
 			return err
 		}
 		round.For(q.m*q.n, 1<<14, rounding{p.values[q.to], p.largest})
@@ -312,6 +315,24 @@ func (p *Program) layOut(slot int, x matrix, rows, cols int) []float32 {
 	gather.For((rows+31)/32, 1, gathering{p.scratch[slot], v, x, rows, cols})
 	return p.scratch[slot][:rows*cols]
 }
+
+type narrowProduct struct {
+	values [][]float32
+	product
+}
+
+var narrowSums = par.New(func(p *narrowProduct, lo, hi int) {
+	x, y, to := p.values[p.x.value], p.values[p.y.value], p.values[p.to]
+	for i := lo; i < hi; i++ {
+		for j := range p.n {
+			sum := float32(0)
+			for l := range p.k {
+				sum = fp16.To(fp16.From(sum + x[p.x.at+i*p.x.di+l*p.x.dj]*y[p.y.at+l*p.y.di+j*p.y.dj]))
+			}
+			to[i*p.n+j] = sum
+		}
+	}
+})
 
 type halves struct {
 	to   []float32

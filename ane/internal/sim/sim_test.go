@@ -86,6 +86,25 @@ func TestProductsAreRoundedOnce(t *testing.T) {
 	})
 }
 
+func TestEveryOperationIsRounded(t *testing.T) {
+	text := read(t, "wide")
+	text = strings.Replace(text, "        tensor<int32, [4]> c_shape", `        tensor<fp16, [1,1,64,96]> d2 = matmul(transpose_x=bF,transpose_y=bT,x=c2,y=b2)[name=string("d2")];
+        tensor<int32, [4]> c_shape`, 1)
+	text = strings.Replace(text, "([1,64,1,128])", "([1,64,1,96])", 1)
+	text = strings.Replace(text, "[1,64,1,128]> c = reshape(shape=c_shape,x=c2)", "[1,64,1,96]> c = reshape(shape=c_shape,x=d2)", 1)
+	p, err := M4().Compile(text)
+	require.NoError(t, err)
+	// c = (2049 → 2048, -2048, 0, …), d[·,2] = c[·,0] + c[·,1]
+	a := func(_, l int) float32 { return map[int]float32{0: 1, 1: 1}[l] }
+	b := func(l, j int) float32 {
+		return map[[2]int]float32{{0, 0}: 2048, {1, 0}: 1, {0, 1}: -2048, {2, 0}: 1, {2, 1}: 1}[[2]int{l, j}]
+	}
+	out := make([]uint16, 49152)
+	require.NoError(t, p.Eval(out, append(pack("wide", a, b), make([]uint16, 49152)...)))
+	require.Zero(t, fp16.To(out[2]))
+	require.EqualValues(t, 2048, fp16.To(out[1]), "c[·,0]·b[1,0]")
+}
+
 func TestSumsAreWide(t *testing.T) {
 	one := func(int, int) float32 { return 1 }
 	big := func(l, _ int) float32 {
