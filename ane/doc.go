@@ -52,8 +52,8 @@
 // compared with the CPU's. If a layout of the input is refused, or its result
 // is wrong, the next one is tried (there are three, the last one the kernel
 // that others have trained with), then the shape is left to the CPU. A result
-// that is not finite is computed again at 1/16 of the scale, then by the CPU;
-// so is one that is all zero. An input that is infinite or NaN, or so large or
+// that is not finite is computed again at 1/16 of the scale, then by the CPU,
+// as is one that is all zero at once. An input that is infinite or NaN, or so large or
 // small that it cannot be scaled, goes to the CPU, where NaN and Inf
 // propagate. A call to the framework that fails is never ignored: the CPU
 // computes the product, and after three in a row all products of the shape.

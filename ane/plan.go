@@ -12,6 +12,7 @@ const (
 	Backward                // dx = dy W
 )
 
+// String returns the equation.
 func (p Product) String() string {
 	if p == Forward {
 		return "y = x Wᵀ"
