@@ -14,7 +14,7 @@ import (
 // documentation's estimate is made of, as the simulator counts them: of each
 // of the five products once, times the layers.
 func TestCountsOfStories110M(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || raced {
 		t.Skip("60 GFLOP")
 	}
 	const rows = 256

@@ -123,6 +123,9 @@ func TestGradients(t *testing.T) {
 const lossDistance = 0.01
 
 func TestTraining(t *testing.T) {
+	if raced {
+		t.Skip("50 steps of numbers")
+	}
 	be := open(t, sim.Early(), Options{})
 	a, b := newTrainer(t, smallConfig(), 1, 64, be), newTrainer(t, smallConfig(), 1, 64, onCPU(t))
 	most, last := 0.0, 0.0
