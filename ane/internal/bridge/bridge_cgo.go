@@ -59,7 +59,9 @@ func Methods() (list []Method) {
 
 type engine struct{}
 
-func (engine) Name() string { return "Apple Neural Engine" }
+var name = "Apple Neural Engine"
+
+func (engine) Name() string { return name }
 func (engine) Close() error { return nil }
 
 // Limits are the strictest that were published, those of the engines up to M3.

@@ -25,6 +25,8 @@ var fake = struct {
 	programs []*sim.Program
 }{chip: sim.Early()}
 
+func init() { name = "simulated Neural Engine behind a fake framework" }
+
 // FakeChip sets the chip of programs compiled from now on.
 func FakeChip(c *sim.Chip) {
 	fake.Lock()
