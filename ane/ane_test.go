@@ -68,6 +68,9 @@ func TestConformance(t *testing.T) {
 var conformance = backendtest.Options{Roundoff: roundoff, Inexact: true, Allocates: true}
 
 func TestNoAllocationAfterTheFirstCall(t *testing.T) {
+	if raced {
+		t.Skip("waits are long, and the runtime allocates what waiting goroutines need")
+	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	be := open(t, sim.Early(), Options{})
 	p := newProblem(t, 200, 300, 64, 1)

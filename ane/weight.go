@@ -83,8 +83,11 @@ func (b *Backend) closeRequests(wt *weight) error {
 	var errs []error
 	for key, q := range wt.requests {
 		key.route.mu.Lock()
-		errs = append(errs, q.Close())
+		err := q.Close()
 		key.route.mu.Unlock()
+		if err != nil {
+			errs = append(errs, err)
+		}
 		b.bytes.Add(-int64(key.route.plan.inBytes()))
 	}
 	clear(wt.requests)
