@@ -16,7 +16,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/chainrule-go/chainrule"
-	"github.com/chainrule-go/chainrule/backend/cpu"
 	"github.com/chainrule-go/chainrule/checkpoint"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
 	"github.com/chainrule-go/chainrule/tokenizer"
@@ -33,19 +32,20 @@ model directory, or a llama2.c file. The prompt is the other arguments, or
 standard input. Models of 256 tokens read and write bytes; there is no
 tokenizer for others yet, so they need -tokens. Ctrl-C stops.
 
-  -n N             tokens to write (400)
-  -temperature X   0 always takes the most likely token (0.8)
-  -top-k N         draw from the N most likely; 0: from all (0)
-  -top-p X         draw from the fewest that together have this probability;
-                   1: from all (0.95)
-  -seed N          the same seed writes the same text (1)
-  -tokens          the prompt and the output are token numbers
-`
+  -n N              tokens to write (400)
+  -temperature X    0 always takes the most likely token (0.8)
+  -top-k N          draw from the N most likely; 0: from all (0)
+  -top-p X          draw from the fewest that together have this probability;
+                    1: from all (0.95)
+  -seed N           the same seed writes the same text (1)
+  -tokens           the prompt and the output are token numbers
+` + cli.BackendHelp
 
 type options struct {
 	n       int
 	sampler chainrule.SamplerOptions
 	numbers bool
+	backend string
 }
 
 func (o *options) flags() *flag.FlagSet {
@@ -56,6 +56,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.Float64Var(&o.sampler.TopP, "top-p", 0.95, "")
 	f.Uint64Var(&o.sampler.Seed, "seed", 1, "")
 	f.BoolVar(&o.numbers, "tokens", false, "")
+	f.StringVar(&o.backend, "backend", "cpu", "")
 	return f
 }
 
@@ -121,7 +122,7 @@ func run(ctx context.Context, args []string, in *os.File, out io.Writer) error {
 	if len(prompt) == 0 {
 		return cli.Usagef("the prompt is empty: give it behind the model, or on standard input")
 	}
-	be, err := cpu.New(cpu.Options{})
+	be, err := cli.Backend(o.backend, os.Stderr)
 	if err != nil {
 		return err
 	}

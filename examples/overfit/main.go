@@ -14,15 +14,12 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/chainrule-go/chainrule"
-	"github.com/chainrule-go/chainrule/backend"
-	"github.com/chainrule-go/chainrule/backend/blas"
-	"github.com/chainrule-go/chainrule/backend/cpu"
 	"github.com/chainrule-go/chainrule/checkpoint"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
 )
@@ -34,30 +31,16 @@ const help = `Overfit a Stories model on one fixed sequence: the loss goes to ab
   go run ./examples/overfit -load stories15M.bin a llama2.c file
 
 Model
-  -model NAME     stories15M or stories110M, with random weights (stories15M)
-  -load FILE      the weights and the shape of a llama2.c file instead
-  -seed N         of the random weights (1)
+  -model NAME       stories15M or stories110M, with random weights (stories15M)
+  -load FILE        the weights and the shape of a llama2.c file instead
+  -seed N           of the random weights (1)
 
 Training
-  -steps N        steps to take (40)
-  -seq N          tokens in the sequence (256)
-  -lr RATE        learning rate of AdamW (0.001)
-  -clip NORM      largest norm of the gradient; 0: not clipped (1)
-  -backend NAME   cpu, the library's own, or gonum (cpu)
-`
-
-// shapes are those of the llama2.c models, which all tie the classifier to the
-// embedding.
-var shapes = map[string]chainrule.Config{
-	"stories15M": {
-		Dim: 288, HiddenDim: 768, NLayers: 6, NHeads: 6, NKVHeads: 6, HeadDim: 48,
-		VocabSize: 32000, SeqLen: 256, RopeTheta: 10000, NormEps: 1e-5, Tied: true,
-	},
-	"stories110M": {
-		Dim: 768, HiddenDim: 2048, NLayers: 12, NHeads: 12, NKVHeads: 12, HeadDim: 64,
-		VocabSize: 32000, SeqLen: 1024, RopeTheta: 10000, NormEps: 1e-5, Tied: true,
-	},
-}
+  -steps N          steps to take (40)
+  -seq N            tokens in the sequence (256)
+  -lr RATE          learning rate of AdamW (0.001)
+  -clip NORM        largest norm of the gradient; 0: not clipped (1)
+` + cli.BackendHelp
 
 type options struct {
 	model, load, backend string
@@ -102,7 +85,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case given["load"] && o.load == "":
 		return cli.Usagef("-load is empty, want a llama2.c file")
 	}
-	be, err := newBackend(o.backend)
+	be, err := cli.Backend(o.backend, os.Stderr)
 	if err != nil {
 		return err
 	}
@@ -182,37 +165,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-func newBackend(name string) (backend.Backend, error) {
-	switch name {
-	case "cpu":
-		return cpu.New(cpu.Options{})
-	case "gonum":
-		return blas.New(blas.Options{})
-	}
-	return nil, cli.Usagef("-backend is %q, want cpu or gonum", name)
-}
-
 // newModel returns the model of a llama2.c file, or one of random weights.
 func newModel(name, file string, seed uint64) (*chainrule.Model, error) {
 	if file != "" {
 		return checkpoint.LoadLlama2c(file)
 	}
-	c, ok := shapes[name]
-	if !ok {
-		var names []string
-		for name := range shapes {
-			names = append(names, name)
-		}
-		slices.Sort(names)
-		return nil, cli.Usagef("-model is %q, want %s", name, strings.Join(names, " or "))
-	}
-	if err := cli.CheckMemory(16 * int64(c.NumParams())); err != nil {
-		return nil, err
-	}
-	m, err := chainrule.NewModel(c)
-	if err != nil {
-		return nil, err
-	}
-	m.Init(seed)
-	return m, nil
+	return cli.StoriesModel(name, seed)
 }

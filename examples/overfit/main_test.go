@@ -57,7 +57,7 @@ func TestMistakes(t *testing.T) {
 		{"-lr NaN", true, "-lr is NaN"},
 		{"-clip -1", true, "-clip is -1"},
 		{"-model stories42M", true, `-model is "stories42M", want stories110M or stories15M`},
-		{"-backend cuda", true, `-backend is "cuda", want cpu or gonum`},
+		{"-backend cuda", true, `-backend is "cuda", want cpu, gonum, ane or ane-sim`},
 		{"-load " + file + " -seed 3", true, "-load is the whole model: leave out -model and -seed"},
 		{"-load= ", true, "-load is empty"},
 		{"file", true, `unexpected argument "file"`},
@@ -93,17 +93,23 @@ func losses(t testing.TB, out string) (losses []float64) {
 func TestTheLossGoesToZero(t *testing.T) {
 	args := []string{"-load", small(t, 300), "-seq", "64", "-steps", "120", "-lr", "0.01"}
 	var first []float64
-	for _, be := range []string{"cpu", "gonum"} {
+	// What the losses of the first ten steps may differ by: sums in another
+	// order, and products of binary16.
+	for _, be := range []struct {
+		name string
+		by   float64
+	}{{"cpu", 0}, {"gonum", 1e-3}, {"ane-sim", 2e-2}} {
 		var out bytes.Buffer
-		require.NoError(t, run(t.Context(), append(args, "-backend", be), &out))
+		require.NoError(t, run(t.Context(), append(args, "-backend", be.name), &out))
 		l := losses(t, out.String())
 		require.Len(t, l, 120)
 		require.InDelta(t, 5.7, l[0], 0.1) // ln 300
 		require.Less(t, l[119], 0.1)
-		if first != nil {
-			require.InDeltaSlice(t, first[:10], l[:10], 1e-3, "both backends compute the same")
+		if be.by > 0 {
+			require.InDeltaSlice(t, first[:10], l[:10], be.by, be.name)
+		} else {
+			first = l
 		}
-		first = l
 	}
 }
 

@@ -23,7 +23,6 @@ import (
 	"strings"
 
 	"github.com/chainrule-go/chainrule"
-	"github.com/chainrule-go/chainrule/backend/cpu"
 	"github.com/chainrule-go/chainrule/data"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
 	"github.com/chainrule-go/chainrule/tokenizer"
@@ -94,7 +93,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	defer dir.Close()
 	show.printf(", into %s\n", s.out)
 
-	be, err := cpu.New(cpu.Options{})
+	be, err := cli.Backend(s.backend, os.Stderr)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,8 @@ Where
   -data PATH        a text file, or a folder of them (Newton's Opticks)
   -out DIR          where checkpoints and loss.png go (runs/NAME-N, a new one)
   -resume DIR       go on with the run in DIR, with its settings; only -data,
-                    where its text is now, -quiet and -cpuprofile go with it
+                    where its text is now, -backend, -quiet and -cpuprofile
+                    go with it
 
 Model
   -dim N            width (128)
@@ -50,7 +51,7 @@ Training
   -warmup N         steps to the highest rate; -1: a twentieth of -steps (-1)
   -weight-decay X   of matrices (0.1)
   -clip NORM        largest norm of the gradient; 0: not clipped (1)
-
+` + cli.BackendHelp + `
 Watching
   -eval-every N     steps from one measurement on held-out text to the next (25)
   -save-every N     steps from one checkpoint to the next (100)
@@ -69,7 +70,7 @@ type settings struct {
 	Warmup                              int
 	WeightDecay, Clip                   float64
 	EvalEvery, SaveEvery, SampleEvery   int
-	out, resume, profile                string
+	out, resume, profile, backend       string
 	quiet                               bool
 }
 
@@ -97,6 +98,7 @@ func (s *settings) flags() *flag.FlagSet {
 	f.IntVar(&s.EvalEvery, "eval-every", 25, "")
 	f.IntVar(&s.SaveEvery, "save-every", 100, "")
 	f.IntVar(&s.SampleEvery, "sample-every", 100, "")
+	f.StringVar(&s.backend, "backend", "cpu", "")
 	f.BoolVar(&s.quiet, "quiet", false, "")
 	f.StringVar(&s.profile, "cpuprofile", "", "")
 	return f
@@ -260,11 +262,11 @@ func (s *settings) save() error {
 }
 
 // load takes the settings of the run that goes on. Flags beside -resume may
-// only say where its text is now, and what to show.
+// only say where its text is now, what computes, and what to show.
 func (s *settings) load(given map[string]bool) error {
 	for name := range given {
 		switch name {
-		case "resume", "data", "quiet", "cpuprofile":
+		case "resume", "data", "backend", "quiet", "cpuprofile":
 		default:
 			return cli.Usagef("-%s: a run goes on with its own settings; leave it out beside -resume", name)
 		}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package ane
+
+const raced = false
