@@ -60,9 +60,8 @@ func productCases(model string) (cases []productCase) {
 
 // operands is the memory of the products, of which all shapes use parts.
 type operands struct {
-	be               backend.Backend
-	x, y, dx, w, dw  []float32
-	matrix, gradient backend.Matrix
+	be              backend.Backend
+	x, y, dx, w, dw []float32
 }
 
 func newOperands(rows int, cases []productCase, weights int) (*operands, error) {

@@ -1,7 +1,7 @@
 // Package gemm computes the three matrix products of a linear layer, blocked,
 // packed and register-tiled.
 //
-// The output is cut into tiles by a grid that depends on the shape alone. A
+// The output is cut into tiles by a grid that suits the number of cores. A
 // tile takes K in blocks, packs the block of a few columns of B into a panel
 // that stays in the first-level cache, and a micro-kernel multiplies panels of
 // A with it, from the second-level cache and, but for TN, where they lie.
@@ -100,7 +100,7 @@ func even(n, most, unit int) int {
 	return max(ceil(ceil(n, max(ceil(n, most), 1)), unit), 1) * unit
 }
 
-// Tiles returns the number of tiles, a function of the shape alone.
+// Tiles returns the number of tiles.
 func (p *Product) Tiles() int { return ceil(p.m, p.tm) * ceil(p.n, p.tn) }
 
 // Run computes the tiles lo ≤ i < hi, with scratch memory from s. Tiles may be

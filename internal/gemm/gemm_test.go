@@ -1,7 +1,6 @@
 package gemm
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -28,18 +27,6 @@ func random(rng *rand.Rand, n int) []float32 {
 	}
 	return s
 }
-
-// form says how an operand lies: lanes with steps together, or steps with lanes
-// together; ld apart.
-func form(data []float32, ld int, steps bool) operand {
-	if steps {
-		return operand{data, ld, 1}
-	}
-	return operand{data, 1, ld}
-}
-
-// size of an operand with n lanes or steps together, m such rows.
-func size(m, n, ld int) int { return max(0, (m-1)*ld+n) }
 
 var forms = []struct {
 	name   string
@@ -72,71 +59,6 @@ func compare(t *testing.T, c, c0 []float32, ldc int, a, b operand, m, n, k int, 
 			require.Equal(t, c0[i*ldc+n:(i+1)*ldc], c[i*ldc+n:(i+1)*ldc], "between rows %d and %d", i, i+1)
 		}
 	}
-}
-
-// Operands end where the next page faults, and so does C.
-func TestTiles(t *testing.T) {
-	each(t, func(t *testing.T, q *kernel) {
-		rng := rand.New(rand.NewPCG(1, 2))
-		var s TileScratch
-		for _, d := range [][3]int{
-			{1, 1, 1}, {1, 2, 3}, {2, 1, 5}, {5, 7, 2}, {6, 16, 8}, {7, 17, 9}, {12, 32, 16}, {13, 33, 17}, {11, 31, 3},
-			{64, 64, 64}, {32, 300, 48}, {64, 48, 300}, {300, 64, 64}, {33, 65, 129}, {25, 40, 321}, {520, 20, 13}, {3, 5, 0},
-		} {
-			m, n, k := d[0], d[1], d[2]
-			for _, f := range forms {
-				for _, pad := range []int{0, 3} {
-					for _, add := range []bool{false, true} {
-						lda, ldb, ldc := k+pad, k+pad, n+pad
-						ar, ac, br, bc := m, k, n, k
-						if !f.at {
-							lda, ar, ac = m+pad, k, m
-						}
-						if !f.bt {
-							ldb, br, bc = n+pad, k, n
-						}
-						a := form(guarded(t, random(rng, size(ar, ac, lda))), lda, f.at)
-						b := form(guarded(t, random(rng, size(br, bc, ldb))), ldb, f.bt)
-						c0 := random(rng, size(m, n, ldc))
-						c := guarded(t, c0)
-						q.small(&s, c, ldc, a, b, m, n, k, add)
-						compare(t, c, c0, ldc, a, b, m, n, k, add)
-					}
-				}
-			}
-		}
-	})
-}
-
-func TestTilesCheckLengths(t *testing.T) {
-	var s TileScratch
-	x := make([]float32, 12)
-	for i, f := range []func(c, a, b []float32){
-		func(c, a, b []float32) { TileNT(&s, c, 4, a, 3, b, 3, 3, 4, 3, false) },
-		func(c, a, b []float32) { TileNN(&s, c, 4, a, 3, b, 4, 3, 4, 3, false) },
-		func(c, a, b []float32) { TileTN(&s, c, 4, a, 3, b, 4, 3, 4, 3, false) },
-	} {
-		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			f(x, x[:9], x)
-			const message = "chainrule: gemm: a matrix is shorter than its sizes say"
-			require.PanicsWithValue(t, message, func() { f(x[:11], x[:9], x) })
-			require.PanicsWithValue(t, message, func() { f(x, x[:8], x) })
-			require.PanicsWithValue(t, message, func() { f(x, x[:9], x[:11]) })
-		})
-	}
-}
-
-func TestTilesAllocateNothing(t *testing.T) {
-	var s TileScratch
-	x := make([]float32, 64*64)
-	y := make([]float32, 64*64)
-	run := func() {
-		TileNT(&s, y, 64, x, 64, x, 64, 64, 64, 64, false)
-		TileNN(&s, y, 64, x, 64, x, 64, 64, 64, 64, true)
-		TileTN(&s, y, 64, x, 64, x, 64, 64, 64, 64, true)
-	}
-	run()
-	require.Zero(t, testing.AllocsPerRun(10, run))
 }
 
 // Tiles are computed out of order, and the bits do not depend on how many

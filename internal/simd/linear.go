@@ -9,14 +9,6 @@ func goAxpy(y []float32, a float32, x []float32) {
 	}
 }
 
-// Axpy4 adds a0·x0 + a1·x1 + a2·x2 + a3·x3 to y. The slices have one length.
-func Axpy4(y []float32, a0, a1, a2, a3 float32, x0, x1, x2, x3 []float32) {
-	x0, x1, x2, x3 = x0[:len(y)], x1[:len(y)], x2[:len(y)], x3[:len(y)]
-	for i := range y {
-		y[i] += (a0*x0[i] + a1*x1[i]) + (a2*x2[i] + a3*x3[i])
-	}
-}
-
 // Scale multiplies x by a.
 func Scale(x []float32, a float32) { kernelScale(x, a) }
 
