@@ -24,6 +24,7 @@ type Error struct {
 	Detail string // what was found and what was expected
 }
 
+// Error says what is wrong, and where.
 func (e *Error) Error() string {
 	s := fmt.Sprintf("tokenizer: %s: %v", e.Format, e.Err)
 	if e.Offset >= 0 {
@@ -35,6 +36,7 @@ func (e *Error) Error() string {
 	return s
 }
 
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 // fail is an error of no one place and, until in sets it, of no format.

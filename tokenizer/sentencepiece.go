@@ -15,11 +15,11 @@ import (
 type TokenType int32
 
 const (
-	Normal      TokenType = 1
+	Normal      TokenType = 1 // text
 	Unknown     TokenType = 2 // what has no other token
 	Control     TokenType = 3 // marks up text, is not part of it
 	UserDefined TokenType = 4 // always one token
-	Unused      TokenType = 5
+	Unused      TokenType = 5 // has an id, and no text becomes it
 	ByteToken   TokenType = 6 // <0x0A>
 )
 

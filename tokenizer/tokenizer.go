@@ -35,18 +35,21 @@ type Model interface {
 	Tokenizer
 
 	// EncodeMarkup finds special tokens in the text, as a chat template
-	// writes them; EncodePlain takes all of it for text, as what others
-	// wrote should be. Encode does what the reference does by default.
+	// writes them. Encode does what the reference does by default.
 	EncodeMarkup(text string) []int32
+
+	// EncodePlain takes all of it for text, as what others wrote should be.
 	EncodePlain(text string) []int32
 
 	// EncodeOffsets is EncodeMarkup, and the byte of text that each token
 	// ends at.
 	EncodeOffsets(text string) (ids []int32, ends []int)
 
-	// ID and Token go from a token, as the vocabulary spells it, to its id
-	// and back; "" is the token of an id that is of none.
+	// ID returns the id of a token, as the vocabulary spells it.
 	ID(token string) (id int32, ok bool)
+
+	// Token returns the token of an id, as the vocabulary spells it; "" if
+	// it is of none.
 	Token(id int32) string
 
 	// Special reports whether a token marks text up and is no part of it.
