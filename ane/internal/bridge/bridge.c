@@ -67,24 +67,26 @@ static CFDictionaryRef no_options;
 static void *volatile msg_send = (void *)objc_msgSend;
 #define SEND(name, receiver, ...) ((fn_##name)msg_send)(receiver, selectors[M_##name], ##__VA_ARGS__)
 
+// failure never returns NULL, which would be success.
 static char *failure(const char *what, const char *why) {
 	size_t n = strlen(what) + strlen(why) + 3;
 	char *s = malloc(n);
-	if (s) snprintf(s, n, "%s: %s", what, why);
+	if (!s) abort();
+	snprintf(s, n, "%s: %s", what, why);
 	return s;
 }
 
 // described is failure with the description of an NSError, which may be nil.
 static char *described(const char *what, id error) {
-	char text[1024] = "no error was given";
-	if (error) {
-		CFStringRef d = CFCopyDescription((CFTypeRef)error);
-		if (d) {
-			if (!CFStringGetCString(d, text, sizeof text, kCFStringEncodingUTF8)) strcpy(text, "an error of more than 1 KB");
-			CFRelease(d);
-		}
-	}
-	return failure(what, text);
+	enum { MOST = 1 << 16 }; // the compiler's have errors in them
+	CFStringRef d = error ? CFCopyDescription((CFTypeRef)error) : NULL;
+	if (!d) return failure(what, "no error was given");
+	char *text = malloc(MOST);
+	int fits = text && CFStringGetCString(d, text, MOST, kCFStringEncodingUTF8);
+	char *why = failure(what, fits ? text : "an error of more than 64 KB");
+	free(text);
+	CFRelease(d);
+	return why;
 }
 
 // same_type compares an encoding with one of the table. The runtime's has
@@ -98,14 +100,14 @@ static int same_type(const char *got, const char *want) {
 }
 
 static const char *type_of(int i) {
-	Class c = (Class)classes[methods[i].class_index];
+	Class c = (Class)objc_getClass(class_names[methods[i].class_index]);
 	if (!c) return NULL;
 	SEL s = sel_registerName(methods[i].selector);
 	Method m = methods[i].meta ? class_getClassMethod(c, s) : class_getInstanceMethod(c, s);
 	return m ? method_getTypeEncoding(m) : NULL;
 }
 
-char *ane_open(void) {
+static char *find_all(void) {
 	if (!dlopen(FRAMEWORK, RTLD_NOW)) {
 		const char *why = dlerror();
 		return failure("the framework was not found", why ? why : FRAMEWORK);
@@ -133,12 +135,21 @@ char *ane_open(void) {
 	return NULL;
 }
 
+char *ane_open(void) {
+	void *pool = objc_autoreleasePoolPush();
+	char *why = find_all();
+	objc_autoreleasePoolPop(pool);
+	return why;
+}
+
 int ane_method(int i, const char **class_name, const char **selector, const char **want, const char **got) {
 	if (i >= N_METHODS) return 0;
 	*class_name = class_names[methods[i].class_index];
 	*selector = methods[i].selector;
 	*want = methods[i].type;
+	void *pool = objc_autoreleasePoolPush();
 	*got = type_of(i);
+	objc_autoreleasePoolPop(pool);
 	return 1;
 }
 
@@ -207,7 +218,7 @@ void ane_model_free(ane_model *m) {
 }
 
 // A surface is one row of bytes.
-char *ane_surface_new(size_t bytes, ane_surface **surface) {
+static char *new_surface(size_t bytes, ane_surface **surface) {
 	enum { KEYS = 6 };
 	const int64_t zero = 0, one = 1, size = (int64_t)bytes;
 	const void *keys[KEYS] = {kIOSurfaceWidth, kIOSurfaceHeight, kIOSurfaceBytesPerElement,
@@ -240,7 +251,18 @@ char *ane_surface_new(size_t bytes, ane_surface **surface) {
 	return NULL;
 }
 
-void ane_surface_free(ane_surface *s) { CFRelease((CFTypeRef)s); }
+char *ane_surface_new(size_t bytes, ane_surface **surface) {
+	void *pool = objc_autoreleasePoolPush();
+	char *why = new_surface(bytes, surface);
+	objc_autoreleasePoolPop(pool);
+	return why;
+}
+
+void ane_surface_free(ane_surface *s) {
+	void *pool = objc_autoreleasePoolPush();
+	CFRelease((CFTypeRef)s);
+	objc_autoreleasePoolPop(pool);
+}
 
 uint16_t *ane_surface_lock(ane_surface *surface, int read_only) {
 	IOSurfaceRef s = (IOSurfaceRef)surface;

@@ -35,10 +35,18 @@ func failure(why *C.char) error {
 	return errors.New(C.GoString(why))
 }
 
+var opening sync.Mutex
+
+func open() error {
+	opening.Lock()
+	defer opening.Unlock()
+	return failure(C.ane_open())
+}
+
 // Open returns the Neural Engine of this machine. The error says what is
 // missing.
 func Open() (device.Device, error) {
-	if err := failure(C.ane_open()); err != nil {
+	if err := open(); err != nil {
 		return nil, fmt.Errorf("ane: %w", err)
 	}
 	return engine{}, nil
@@ -47,7 +55,7 @@ func Open() (device.Device, error) {
 // Methods lists the methods of the framework that the bridge calls, found or
 // not.
 func Methods() (list []Method) {
-	_ = failure(C.ane_open())
+	_ = open() // what is missing is in the list
 	for i := 0; ; i++ {
 		var class, selector, want, got *C.char
 		if C.ane_method(C.int(i), &class, &selector, &want, &got) == 0 {

@@ -161,6 +161,7 @@ static int64_t property(id d, CFStringRef key) {
 }
 
 IOSurfaceRef IOSurfaceCreate(CFDictionaryRef properties) {
+	if (!pools) die("a surface is made without an autorelease pool");
 	id d = object(properties, DICTIONARY);
 	int64_t size = property(d, kIOSurfaceAllocSize);
 	if (property(d, kIOSurfaceWidth) != size || property(d, kIOSurfaceBytesPerRow) != size || property(d, kIOSurfaceHeight) != 1 ||
@@ -194,8 +195,13 @@ size_t IOSurfaceGetAllocSize(IOSurfaceRef s) { return fails() ? 0 : (size_t)obje
 
 static id error(const char *text) { return autorelease(bytes(ERROR, text, (long)strlen(text))); }
 
+// Descriptions of errors are long, with errors in them.
 #define INJECTED(e) \
-	if (fails()) return *(e) = error("injected failure"), NO
+	if (fails()) { \
+		char text[5000]; \
+		snprintf(text, sizeof text, "%4900s", "injected failure"); \
+		return *(e) = error(text), NO; \
+	}
 
 static id describe(id class, SEL s, id text, id weights, id options) {
 	object(text, DATA), object(weights, DICTIONARY);
@@ -342,6 +348,7 @@ SEL sel_registerName(const char *name) {
 	return NULL;
 }
 static Method find(Class c, SEL s, int meta) {
+	if (!pools) die("a class is asked without an autorelease pool");
 	for (int i = 0; i < N_METHODS; i++) {
 		struct objc_method *m = &method_list[i];
 		if (&class_list[m->class_index] == c && m->meta == meta && &m->selector == s && i != hidden_method) return m;

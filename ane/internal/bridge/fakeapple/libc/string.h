@@ -2,5 +2,4 @@
 #pragma once
 #include <stddef.h>
 size_t strlen(const char *);
-char *strcpy(char *, const char *);
 void *memset(void *, int, size_t);
