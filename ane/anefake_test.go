@@ -3,13 +3,17 @@
 package ane
 
 import (
+	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/chainrule-go/chainrule/ane/internal/bridge"
+	"github.com/chainrule-go/chainrule/ane/internal/device"
+	"github.com/chainrule-go/chainrule/ane/internal/fp16"
 	"github.com/chainrule-go/chainrule/ane/internal/sim"
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/backend/backendtest"
@@ -228,4 +232,73 @@ func TestBridgeChecksEveryClassAndMethod(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, be.Close())
 	bridge.FakeChange(-1, "")
+}
+
+// The conversions in C are those in Go, for every half and around the middle
+// of every two, in each form of a block, and the peaks are found.
+func TestBridgeConversions(t *testing.T) {
+	c, err := bridge.Open()
+	require.NoError(t, err)
+	pure := sim.Device{Chip: sim.Early()}
+	const rows, cols, stride = 3 * 33, 2111, 2113
+	f := make([]float32, rows*stride)
+	for i := range f {
+		h := uint16(i % 0x7bff)
+		middle := (fp16.To(h) + fp16.To(h+1)) / 2
+		f[i] = []float32{
+			middle, math.Nextafter32(middle, 0), math.Nextafter32(middle, 1e9), 65504, 65520, 1e30, float32(math.Inf(1)),
+		}[min(i/0x7bff, 6)]
+		if i%5 == 0 {
+			f[i] = -f[i]
+		}
+	}
+	scale, inverse := make([]float32, rows), make([]float32, rows)
+	for r := range scale {
+		scale[r] = float32(math.Ldexp(1, r%7-3))
+		inverse[r] = 1 / scale[r]
+	}
+	for _, transposed := range []bool{false, true} {
+		for _, scales := range [][]float32{nil, scale} {
+			b := device.Block{
+				Rows: rows, Cols: cols, Stride: stride, Offset: 17, LD: 2200, Transposed: transposed, RowScale: scales, Scale: 1,
+			}
+			got, want := make([]uint16, 17+2200*2200), make([]uint16, 17+2200*2200)
+			c.Put(got, f, b)
+			pure.Put(want, f, b)
+			require.True(t, slices.Equal(want, got), "transposed: %v, scaled: %v", transposed, scales != nil)
+		}
+		for _, add := range []bool{false, true} {
+			for _, largest := range []uint16{0x7bff, 0x7c00, 0x7fff} { // finite, an infinity, NaN
+				b := device.Block{
+					Rows: rows, Cols: cols, Stride: stride, Offset: 17, LD: 2200, Transposed: transposed, RowScale: inverse, Scale: 2, Add: add,
+				}
+				h := slices.Repeat([]uint16{0x7fff}, 17+2200*2200) // NaN, outside of the block
+				for r := range rows {
+					for col := range cols {
+						v := uint16((r*cols+col)*31) & 0xffff
+						if v&0x7fff > 0x7bfe {
+							v &= 0xbfff
+						}
+						if r == rows-1 && col == cols-1 {
+							v = 0x8000 | largest
+						}
+						if transposed {
+							h[b.Offset+col*b.LD+r] = v
+						} else {
+							h[b.Offset+r*b.LD+col] = v
+						}
+					}
+				}
+				got, want := slices.Clone(f), slices.Clone(f)
+				require.Equal(t, pure.Get(want, h, b), c.Get(got, h, b))
+				for i, v := range want {
+					if v != v {
+						require.True(t, got[i] != got[i], i)
+					} else if v != got[i] {
+						require.Equal(t, v, got[i], i)
+					}
+				}
+			}
+		}
+	}
 }
