@@ -141,7 +141,7 @@ func TestBridgeEveryFaultAtEveryCall(t *testing.T) {
 	calls := -run(t, -1)
 	require.Greater(t, calls, 100)
 	survived, stride := 0, 1
-	if testing.Short() { // with the address sanitizer
+	if testing.Short() { // with the race detector
 		stride = 7
 	}
 	for i := 0; i < calls; i += stride {

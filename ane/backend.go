@@ -27,8 +27,9 @@ type Options struct {
 	// loads fail.
 	MaxPrograms int
 
-	// MaxCompiles is how many texts the compiler is given, in all. 0 is 100;
-	// others saw about 119 a process succeed.
+	// MaxCompiles is how many texts this Backend gives the compiler, in all. 0 is
+	// 100; others saw about 119 a process succeed, so a process that makes
+	// several Backends has less for each.
 	MaxCompiles int
 
 	// CPU computes dW, and what the device cannot. nil is backend/cpu; on a Mac,

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"time"
 
@@ -100,6 +101,7 @@ func describe(out io.Writer) {
 	for _, line := range machine() {
 		fmt.Fprintln(out, line)
 	}
+	fmt.Fprintf(out, "programs are compiled in %s\n", os.TempDir())
 	methods := ane.Methods()
 	if len(methods) == 0 {
 		fmt.Fprintln(out, "this build has no bridge to the Neural Engine")
