@@ -181,6 +181,9 @@ func (c *compiler) operation(s *statement) (t tensor, err error) {
 			t.dims[i] = size[i]
 		}
 		if begin[3] != 0 && c.chip.ClampSlices {
+			if x.value != 0 { // Run clamps before the products
+				return t, fmt.Errorf("slice at %v of a result is not simulated on an engine that clamps", begin)
+			}
 			c.clamped = append(c.clamped, t)
 		}
 		return t, nil

@@ -202,6 +202,9 @@ func TestWhatTheCompilerRefuses(t *testing.T) {
 		{"-> (c)", "-> (x)", "not computed"},
 		{"-> (c);\n}", "-> (c);\n}}", "text behind the program"},
 		{"1,96,1,64]> a", "1,96,1,99999999999]> a", "want a number"},
+		{"    } -> (c)", `        tensor<int32, [4]> d_size = const()[name=string("d_size"), val=tensor<int32, [4]>([1,64,1,64])];
+        tensor<fp16, [1,64,1,64]> d = slice_by_size(x=c,begin=b_at,size=d_size)[name=string("d")];
+    } -> (d)`, "of a result is not simulated"},
 		{"tensor<int32, [4]>([1,1,96,64])", "tensor<int32, [4]>([1,1,64,96])", "is not simulated"},
 	} {
 		bad := strings.Replace(wide, c.old, c.new, 1)
