@@ -29,7 +29,8 @@ type Trial struct {
 
 // accept is the largest MaxError of a good layout. Inputs and the result are
 // each within 2⁻¹¹ of what they were, which makes a root mean square error of
-// 0.7·2⁻¹¹ for any length of the sums, and a largest one of less than 4·2⁻¹¹.
+// 0.7·2⁻¹¹ for any length of the sums, and a largest one of 3 to 5·2⁻¹¹,
+// the more elements the larger.
 // Sums in binary16 (20·2⁻¹¹ for 96 terms, more for more), a factor in the wrong
 // place or an old result are above.
 const accept = 0x1p-8
