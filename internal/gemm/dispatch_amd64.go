@@ -16,3 +16,5 @@ var kernels = map[isa.Set]*kernel{
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
 	},
 }
+
+const panelCols = 32 // AVX-512 has panels of 32, AVX2 of 16

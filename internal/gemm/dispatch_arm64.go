@@ -18,6 +18,8 @@ var kernels = map[isa.Set]*kernel{
 
 const neonCols = 24
 
+const panelCols = neonCols
+
 // gemmNEON has what gemmNEON_4x24 has not: fewer columns, by a copy of them,
 // and the packing of B. It leaves fetching to the processor.
 func gemmNEON(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,

@@ -5,3 +5,5 @@ package gemm
 import "github.com/chainrule-go/chainrule/internal/isa"
 
 var kernels map[isa.Set]*kernel
+
+const panelCols = 32

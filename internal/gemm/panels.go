@@ -1,8 +1,8 @@
 package gemm
 
-// PanelCols divides into the columns of a panel of every kernel: a part of a
-// packed B begins at a multiple of it.
-const PanelCols = 32
+// PanelCols is a multiple of the columns of a panel of every kernel of the
+// architecture: a part of a packed B begins at a multiple of it.
+const PanelCols = panelCols
 
 // Panels is a matrix B [K,N] packed for the kernels: for products of small
 // matrices that lie in cache, on one core, of which several share B. It is
