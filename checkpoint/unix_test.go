@@ -168,6 +168,9 @@ func saveOnFullDisk(dir string) {
 }
 
 func TestAFullDiskKeepsTheOldState(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts processes, which an emulator may not do")
+	}
 	dir := t.TempDir()
 	save(t, dir, stateOf(4))
 	require.NoError(t, child("full", dir).Run())

@@ -240,6 +240,9 @@ func TestCorrectBackendPasses(t *testing.T) {
 }
 
 func TestMistakesFail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the suite is the same on all machines, and slow on an emulated one")
+	}
 	for _, c := range []struct {
 		name   string
 		m      mistakes
