@@ -36,7 +36,7 @@ Model
   -seed N           of the random weights (1)
 
 Training
-  -steps N          steps to take (40)
+  -steps N          steps to take (80)
   -seq N            tokens in the sequence (256)
   -lr RATE          learning rate of AdamW (0.001)
   -clip NORM        largest norm of the gradient; 0: not clipped (1)
