@@ -54,7 +54,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.model, "model", "stories15M", "")
 	f.StringVar(&o.load, "load", "", "")
 	f.Uint64Var(&o.seed, "seed", 1, "")
-	f.IntVar(&o.steps, "steps", 40, "")
+	f.IntVar(&o.steps, "steps", 80, "")
 	f.IntVar(&o.seq, "seq", 256, "")
 	f.Float64Var(&o.lr, "lr", 1e-3, "")
 	f.Float64Var(&o.clip, "clip", 1, "")
