@@ -15,14 +15,8 @@ var shapes = []struct {
 	name string
 	chainrule.Config
 }{
-	{"stories15M", chainrule.Config{
-		Dim: 288, HiddenDim: 768, NLayers: 6, NHeads: 6, NKVHeads: 6, HeadDim: 48,
-		VocabSize: 32000, SeqLen: 256, RopeTheta: 10000, NormEps: 1e-5, Tied: true,
-	}},
-	{"stories110M", chainrule.Config{
-		Dim: 768, HiddenDim: 2048, NLayers: 12, NHeads: 12, NKVHeads: 12, HeadDim: 64,
-		VocabSize: 32000, SeqLen: 1024, RopeTheta: 10000, NormEps: 1e-5, Tied: true,
-	}},
+	{"stories15M", cli.Stories["stories15M"]},
+	{"stories110M", cli.Stories["stories110M"]},
 	{"SmolLM2-135M", chainrule.Config{
 		Dim: 576, HiddenDim: 1536, NLayers: 30, NHeads: 9, NKVHeads: 3, HeadDim: 64,
 		VocabSize: 49152, SeqLen: 8192, RopeTheta: 100000, NormEps: 1e-5, Tied: true,
