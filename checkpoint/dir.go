@@ -112,11 +112,12 @@ func readModel(w *source, c chainrule.Config) (*chainrule.Model, error) {
 // the same model: two files cannot be replaced at once, and so SaveDir would
 // have to leave neither model for an instant. Another model is an error.
 //
-// It panics if m is nil.
-func SaveDir(dir string, m *chainrule.Model) error {
-	if m == nil {
-		panic("checkpoint: SaveDir: nil Model")
+// It panics if b or its Model is nil.
+func SaveDir(dir string, b *Bundle, o SaveOptions) error {
+	if b == nil || b.Model == nil {
+		panic("checkpoint: SaveDir: no Model")
 	}
+	m := b.Model
 	if err := makeDir(dir); err != nil {
 		return err
 	}

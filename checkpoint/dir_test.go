@@ -24,14 +24,14 @@ func TestSavedDirLoadsToTheSameBits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "new", "model")
 			m := newModel(t, c, 1)
-			require.NoError(t, SaveDir(dir, m))
+			require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
 			require.Equal(t, []string{"config.json", "model.safetensors"}, names(t, dir))
 			got, err := LoadDir(dir)
 			require.NoError(t, err)
 			requireSameModel(t, m, got)
 
 			again := filepath.Join(t.TempDir(), "again")
-			require.NoError(t, SaveDir(again, got))
+			require.NoError(t, SaveDir(again, &Bundle{Model: got}, SaveOptions{}))
 			require.Equal(t, tree(t, dir), tree(t, again))
 		})
 	}
@@ -96,7 +96,7 @@ func TestSavedTensorsHaveTheNamesAndShapesOfTransformers(t *testing.T) {
 				}
 			}
 			dir := t.TempDir()
-			require.NoError(t, SaveDir(dir, newModel(t, shapes[name], 1)))
+			require.NoError(t, SaveDir(dir, &Bundle{Model: newModel(t, shapes[name], 1)}, SaveOptions{}))
 			_, got := openSafetensors(t, filepath.Join(dir, "model.safetensors"))
 			require.Equal(t, want, got)
 		})
@@ -140,7 +140,7 @@ func TestScoresAgreeWithTransformersRotation(t *testing.T) {
 		m.Data[i] = float32(math.Sin(float64(i * i)))
 	}
 	dir := t.TempDir()
-	require.NoError(t, SaveDir(dir, m))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
 	file, _ := openSafetensors(t, filepath.Join(dir, "model.safetensors"))
 	HD := c.HeadDim
 	angles := func(pos float64) (a []float64) {
@@ -177,7 +177,7 @@ func TestScoresAgreeWithTransformersRotation(t *testing.T) {
 func TestRowsOfAHeadAreReorderedAndOthersAreNot(t *testing.T) {
 	m := newModel(t, shapes["qwen3"], 1)
 	dir := t.TempDir()
-	require.NoError(t, SaveDir(dir, m))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
 	file, _ := openSafetensors(t, filepath.Join(dir, "model.safetensors"))
 	l := m.Layers[1]
 	order := []int{0, 2, 4, 1, 3, 5}
@@ -229,7 +229,7 @@ func TestHalfPrecisionLoads(t *testing.T) {
 	for _, dtype := range []string{"BF16", "F16"} {
 		t.Run(dtype, func(t *testing.T) {
 			dir := t.TempDir()
-			require.NoError(t, SaveDir(dir, m))
+			require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
 			rewrite(t, dir, func(e safetensors.Entry) safetensors.Entry {
 				from := e.Data
 				e.Dtype = dtype
@@ -261,7 +261,7 @@ func TestHalfPrecisionLoads(t *testing.T) {
 
 func TestAllTensorsThatDoNotFitAreListed(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, SaveDir(dir, newModel(t, tiny(), 1)))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: newModel(t, tiny(), 1)}, SaveOptions{}))
 	rewrite(t, dir, func(e safetensors.Entry) safetensors.Entry {
 		switch e.Name {
 		case "model.norm.weight", "model.layers.1.mlp.up_proj.weight":
@@ -293,7 +293,7 @@ func TestTiedClassifierMayBeThereTwice(t *testing.T) {
 	head := slices.Clone(m.TokenEmbedding)
 	for _, same := range []bool{true, false} {
 		dir := t.TempDir()
-		require.NoError(t, SaveDir(dir, m))
+		require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
 		if !same {
 			head[len(head)-1]++
 		}
@@ -311,7 +311,7 @@ func TestTiedClassifierMayBeThereTwice(t *testing.T) {
 
 func TestInvFreqOfOldFilesIsLeftOut(t *testing.T) {
 	m, dir := newModel(t, tiny(), 1), t.TempDir()
-	require.NoError(t, SaveDir(dir, m))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
 	rewrite(t, dir, keep, safetensors.Float32("model.layers.0.self_attn.rotary_emb.inv_freq", []int{3}, make([]float32, 3)))
 	got, err := LoadDir(dir)
 	require.NoError(t, err)
@@ -320,7 +320,7 @@ func TestInvFreqOfOldFilesIsLeftOut(t *testing.T) {
 
 func TestForeignDirs(t *testing.T) {
 	good := t.TempDir()
-	require.NoError(t, SaveDir(good, newModel(t, tiny(), 1)))
+	require.NoError(t, SaveDir(good, &Bundle{Model: newModel(t, tiny(), 1)}, SaveOptions{}))
 	config, weights := read(t, filepath.Join(good, configFile)), read(t, filepath.Join(good, weightsFile))
 	for _, tc := range []struct {
 		name   string
@@ -374,7 +374,7 @@ func TestForeignDirs(t *testing.T) {
 // does not account for.
 func TestMemoryIsNotAllocatedForWhatIsNotThere(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, SaveDir(dir, newModel(t, tiny(), 1)))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: newModel(t, tiny(), 1)}, SaveOptions{}))
 	path := filepath.Join(dir, configFile)
 	config := read(t, path)
 	for _, huge := range []string{
@@ -399,7 +399,7 @@ func TestMemoryIsNotAllocatedForWhatIsNotThere(t *testing.T) {
 func TestLoadingNeedsLittleMemoryBesideTheModel(t *testing.T) {
 	c := with(tiny(), func(c *chainrule.Config) { c.Dim, c.HiddenDim, c.NHeads, c.HeadDim = 256, 1024, 2, 512 })
 	dir := t.TempDir()
-	require.NoError(t, SaveDir(dir, newModel(t, c, 1)))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: newModel(t, c, 1)}, SaveOptions{}))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	_, err := LoadDir(dir)
@@ -439,7 +439,7 @@ func TestFileThatChangesWhileItIsRead(t *testing.T) {
 func TestLoadingAFileThatChanges(t *testing.T) {
 	m := newModel(t, tiny(), 1)
 	dir, llama2c := t.TempDir(), filepath.Join(t.TempDir(), "model.bin")
-	require.NoError(t, SaveDir(dir, m))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
 	require.NoError(t, SaveLlama2c(llama2c, m, 0))
 	for path, load := range map[string]func() (*chainrule.Model, error){
 		filepath.Join(dir, configFile):  func() (*chainrule.Model, error) { return LoadDir(dir) },
@@ -481,10 +481,10 @@ func TestSaveDirLeavesTheConfigurationOfOtherWeights(t *testing.T) {
 	write(t, filepath.Join(dir, configFile), string(marshalConfig(shapes["qwen2"])))
 	write(t, filepath.Join(dir, "model.safetensors.index.json"), "{}")
 	before := tree(t, dir)
-	require.ErrorContains(t, SaveDir(dir, newModel(t, tiny(), 1)), "another model")
+	require.ErrorContains(t, SaveDir(dir, &Bundle{Model: newModel(t, tiny(), 1)}, SaveOptions{}), "another model")
 	require.Equal(t, before, tree(t, dir))
 
-	require.NoError(t, SaveDir(dir, newModel(t, shapes["qwen2"], 1)))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: newModel(t, shapes["qwen2"], 1)}, SaveOptions{}))
 	require.Equal(t, before[configFile], read(t, filepath.Join(dir, configFile)))
 	_, err := LoadDir(dir)
 	require.NoError(t, err)
@@ -493,13 +493,13 @@ func TestSaveDirLeavesTheConfigurationOfOtherWeights(t *testing.T) {
 func TestSaveDirReplacesWeightsOfTheSameModelOnly(t *testing.T) {
 	dir := t.TempDir()
 	a, b := newModel(t, tiny(), 1), newModel(t, tiny(), 2)
-	require.NoError(t, SaveDir(dir, a))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: a}, SaveOptions{}))
 	write(t, filepath.Join(dir, "tokenizer.json"), "mine")
 	config := strings.Replace(read(t, filepath.Join(dir, configFile)), `"eos_token_id": null`, `"eos_token_id": 2`, 1)
 	write(t, filepath.Join(dir, configFile), config)
 	write(t, filepath.Join(dir, ".tmp-model.safetensors-0123"), "of a killed save")
 
-	require.NoError(t, SaveDir(dir, b))
+	require.NoError(t, SaveDir(dir, &Bundle{Model: b}, SaveOptions{}))
 	got, err := LoadDir(dir)
 	require.NoError(t, err)
 	requireSameModel(t, b, got)
@@ -507,19 +507,19 @@ func TestSaveDirReplacesWeightsOfTheSameModelOnly(t *testing.T) {
 	require.Equal(t, []string{"config.json", "model.safetensors", "tokenizer.json"}, names(t, dir))
 
 	before := tree(t, dir)
-	err = SaveDir(dir, newModel(t, shapes["other theta"], 3))
+	err = SaveDir(dir, &Bundle{Model: newModel(t, shapes["other theta"], 3)}, SaveOptions{})
 	require.ErrorContains(t, err, "another model")
 	require.Equal(t, before, tree(t, dir))
 
 	require.NoError(t, os.Remove(filepath.Join(dir, configFile)))
-	require.ErrorIs(t, SaveDir(dir, a), os.ErrNotExist)
+	require.ErrorIs(t, SaveDir(dir, &Bundle{Model: a}, SaveOptions{}), os.ErrNotExist)
 }
 
 func TestSaveDirStoppedAnywhereLeavesAModel(t *testing.T) {
 	a, b := newModel(t, tiny(), 1), newModel(t, tiny(), 2)
 	for at := 0; ; at++ {
 		dir := t.TempDir()
-		require.NoError(t, SaveDir(dir, a))
+		require.NoError(t, SaveDir(dir, &Bundle{Model: a}, SaveOptions{}))
 		n := 0
 		setHook(t, func(string, string) error {
 			if n++; n > at {
@@ -527,7 +527,7 @@ func TestSaveDirStoppedAnywhereLeavesAModel(t *testing.T) {
 			}
 			return nil
 		})
-		err := SaveDir(dir, b)
+		err := SaveDir(dir, &Bundle{Model: b}, SaveOptions{})
 		hook = nil
 		got, loadErr := LoadDir(dir)
 		require.NoError(t, loadErr)

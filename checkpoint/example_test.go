@@ -68,7 +68,7 @@ func ExampleSaveDir() {
 		log.Fatal(err)
 	}
 	m.Init(1)
-	if err := checkpoint.SaveDir(dir, m); err != nil {
+	if err := checkpoint.SaveDir(dir, &checkpoint.Bundle{Model: m}, checkpoint.SaveOptions{}); err != nil {
 		log.Fatal(err)
 	}
 	files, err := os.ReadDir(dir)

@@ -234,7 +234,7 @@ func TestWrongArgumentsPanic(t *testing.T) {
 	s.Optimizer.M = s.Optimizer.M[1:]
 	require.PanicsWithValue(t, "checkpoint: SaveState: Optimizer is of another shape than Model", func() { SaveState(t.TempDir(), s) })
 	require.Panics(t, func() { SaveState(t.TempDir(), nil) })
-	require.PanicsWithValue(t, "checkpoint: SaveDir: nil Model", func() { SaveDir(t.TempDir(), nil) })
+	require.PanicsWithValue(t, "checkpoint: SaveDir: nil Model", func() { SaveDir(t.TempDir(), &Bundle{Model: nil}, SaveOptions{}) })
 	require.PanicsWithValue(t, "checkpoint: SaveLlama2c: nil Model", func() { SaveLlama2c(filepath.Join(t.TempDir(), "m"), nil, 0) })
 	s = newState(t, tiny(), 1)
 	s.Step = -1

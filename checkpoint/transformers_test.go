@@ -47,7 +47,7 @@ func TestTransformersAgrees(t *testing.T) {
 			m, err := chainrule.NewModel(c)
 			require.NoError(t, err)
 			randomWeights(m, 7)
-			require.NoError(t, checkpoint.SaveDir(dir, m))
+			require.NoError(t, checkpoint.SaveDir(dir, &checkpoint.Bundle{Model: m}, checkpoint.SaveOptions{}))
 			writeLogits(t, dir, m)
 			dirs = append(dirs, dir)
 		}
@@ -77,7 +77,7 @@ func TestTransformersAgrees(t *testing.T) {
 			}
 
 			again := dir + "_again"
-			require.NoError(t, checkpoint.SaveDir(again, m))
+			require.NoError(t, checkpoint.SaveDir(again, &checkpoint.Bundle{Model: m}, checkpoint.SaveOptions{}))
 			require.NoError(t, os.WriteFile(filepath.Join(again, "logits.json"), b, 0o666))
 			check, same = append(check, again), append(same, dir, again)
 		}

@@ -186,7 +186,7 @@ func TestPathsThatAreNoFilesNeverBlock(t *testing.T) {
 	require.NoError(t, os.Symlink("loop", loop))
 	require.NoError(t, os.Symlink("/dev/zero", zero))
 	good := t.TempDir()
-	require.NoError(t, SaveDir(good, newModel(t, tiny(), 1)))
+	require.NoError(t, SaveDir(good, &Bundle{Model: newModel(t, tiny(), 1)}, SaveOptions{}))
 	state := save(t, t.TempDir(), newState(t, tiny(), 1))
 
 	for path, is := range map[string]string{
@@ -235,7 +235,7 @@ func TestPathsThatAreNoFilesNeverBlock(t *testing.T) {
 func TestLinksToAModelLoad(t *testing.T) {
 	blobs, dir := t.TempDir(), t.TempDir()
 	m := newModel(t, tiny(), 1)
-	require.NoError(t, SaveDir(blobs, m))
+	require.NoError(t, SaveDir(blobs, &Bundle{Model: m}, SaveOptions{}))
 	for _, name := range []string{configFile, weightsFile} {
 		require.NoError(t, os.Symlink(filepath.Join(blobs, name), filepath.Join(dir, name)))
 	}

@@ -14,16 +14,14 @@
 // with the release of Go.
 package tokenizer
 
-import "unicode/utf8"
-
 // Tokenizer maps text to token ids 0 ≤ id < VocabSize() and back. It is safe
 // for concurrent use.
 //
 // Decode never fails: what stands for an id out of range, each implementation
 // says. Adding a token to a sequence adds bytes to the end of its Decode and
 // changes none before them; which bytes depends on that token and, as long as
-// the Decode of the tokens before it is empty, on those; Stream relies on it. The bytes of a rune may be spread over
-// tokens, so the Decode of a part of a text need not be valid UTF-8.
+// the Decode of the tokens before it is empty, on those; Stream relies on it. The
+// bytes of a rune may be spread over tokens, so the Decode of a part of a text need not be valid UTF-8.
 type Tokenizer interface {
 	Encode(text string) []int32   // text to ids
 	Decode(tokens []int32) string // ids to text
@@ -60,36 +58,4 @@ type Model interface {
 	Template() (prefix, suffix []int32)
 }
 
-var _, _ Model = (*BPE)(nil), (*SentencePiece)(nil)
-
-// Byte is the tokenizer of 256 tokens, one for each byte: any text in any
-// encoding goes in and comes back the same.
-type Byte struct{}
-
-var _ Tokenizer = Byte{}
-
-// VocabSize returns 256.
-func (Byte) VocabSize() int { return 256 }
-
-// Encode returns the bytes of text.
-func (Byte) Encode(text string) []int32 {
-	tokens := make([]int32, len(text))
-	for i := range tokens {
-		tokens[i] = int32(text[i])
-	}
-	return tokens
-}
-
-// Decode returns the bytes that tokens are; an id outside 0 to 255 becomes
-// U+FFFD, the replacement character.
-func (Byte) Decode(tokens []int32) string {
-	text := make([]byte, 0, len(tokens))
-	for _, id := range tokens {
-		if id < 0 || id > 255 {
-			text = utf8.AppendRune(text, utf8.RuneError)
-			continue
-		}
-		text = append(text, byte(id))
-	}
-	return string(text)
-}
+var _, _, _ Model = (*BPE)(nil), (*SentencePiece)(nil), Byte{}

@@ -42,7 +42,7 @@ func models(t testing.TB, m *chainrule.Model) map[string]string {
 	require.NoError(t, err)
 	at["checkpoint"], err = checkpoint.SaveState(at["run"], &checkpoint.State{Model: m, Optimizer: adam, Step: 3})
 	require.NoError(t, err)
-	require.NoError(t, checkpoint.SaveDir(at["model directory"], m))
+	require.NoError(t, checkpoint.SaveDir(at["model directory"], &checkpoint.Bundle{Model: m}, checkpoint.SaveOptions{}))
 	require.NoError(t, checkpoint.SaveLlama2c(at["llama2.c file"], m, 1))
 	return at
 }

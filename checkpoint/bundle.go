@@ -1,0 +1,99 @@
+package checkpoint
+
+import (
+	"github.com/chainrule-go/chainrule"
+	"github.com/chainrule-go/chainrule/tokenizer"
+)
+
+// Format is what a model on disk was read from.
+type Format string
+
+// The formats that Open reads.
+const (
+	FormatDir         Format = "Hugging Face directory"
+	FormatSafetensors Format = "safetensors file" // with a config.json beside it
+	FormatRun         Format = "training run"     // of SaveState
+	FormatGGUF        Format = "GGUF file"
+	FormatLlama2c     Format = "llama2.c file"
+)
+
+// Bundle is a model and what it takes to use it: all that a path holds. What
+// SaveDir and SaveGGUF write of it, Open reads back.
+type Bundle struct {
+	Model *chainrule.Model
+
+	// Tokenizer is nil where the path has none. It has at most as many tokens
+	// as the model, which may have more rows than that.
+	Tokenizer tokenizer.Model
+	// ChatTemplate is the source, in Jinja, of what makes a conversation a
+	// text; "" where there is none.
+	ChatTemplate string
+	// Special are the tokens that templates know by name.
+	Special SpecialTokens
+	// Generation is how the model is meant to be sampled.
+	Generation Generation
+
+	Format Format
+	Path   string // of the directory or file that was read: of a run, the checkpoint
+	// Notes say what a user may want to know of what was read, such as that a
+	// context was cut to what is computed exactly.
+	Notes []string
+
+	source carried
+}
+
+// SpecialTokens are the tokens that have a name in a chat template: bos_token,
+// eos_token and so on.
+type SpecialTokens struct {
+	BOS, EOS, Pad, Unknown SpecialToken
+}
+
+// SpecialToken is a token by its spelling and its id. The zero value is none.
+type SpecialToken struct {
+	Text string // as the vocabulary spells it; "": there is no such token
+	ID   int32
+}
+
+// Generation is the content of a generation_config.json, or of what stands for
+// it in another format.
+type Generation struct {
+	BOS []int32 // of at most one token
+	EOS []int32 // any of these ends an answer
+	Pad []int32 // of at most one token
+
+	// What follows is 0 where nothing is said. A TopK of -1 is said to be all.
+	DoSample          bool
+	Temperature       float64
+	TopK              int
+	TopP              float64
+	MinP              float64
+	RepetitionPenalty float64
+}
+
+// carried is what a Bundle has of the files that it was read from, to write
+// them again as they were.
+type carried struct {
+	files map[string][]byte
+}
+
+// OpenOptions are the options of Open; the zero value is right for most.
+type OpenOptions struct {
+	// Progress is called now and then while weights are read, with the bytes
+	// that were and those that will be, and once when done is total.
+	Progress func(done, total int64)
+	// NoTokenizer leaves Tokenizer, ChatTemplate and Special empty, whatever
+	// is there: for who needs only the model.
+	NoTokenizer bool
+}
+
+// SaveOptions are the options of SaveDir; the zero value is right for most.
+type SaveOptions struct {
+	// DType is what weights are written as: F32, the default, or BF16 or F16,
+	// rounded to nearest even.
+	DType string
+	// ShardSize is how many bytes of weights a file has at most, unless one
+	// tensor has more; 0: 5·10⁹, as transformers has it; negative: no limit.
+	ShardSize int64
+	// Progress is called as that of OpenOptions.
+	Progress func(done, total int64)
+}
