@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/chainrule-go/chainrule/checkpoint/internal/half"
 	"github.com/chainrule-go/chainrule/checkpoint/internal/rawfile"
 )
 
@@ -127,27 +128,12 @@ func decodeF32(dst []float32, b []byte) {
 
 func decodeF16(dst []float32, b []byte) {
 	for i := range dst {
-		dst[i] = fromF16(binary.LittleEndian.Uint16(b[2*i:]))
+		dst[i] = half.FromF16(binary.LittleEndian.Uint16(b[2*i:]))
 	}
 }
 
 func decodeBF16(dst []float32, b []byte) {
 	for i := range dst {
-		dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(b[2*i:])) << 16)
+		dst[i] = half.FromBF16(binary.LittleEndian.Uint16(b[2*i:]))
 	}
-}
-
-// fromF16 converts an IEEE 754 half: 1 sign bit, 5 of exponent (bias 15), 10
-// of fraction. Every half is a float32; the payload of a NaN is kept.
-func fromF16(h uint16) float32 {
-	sign := uint32(h>>15) << 31
-	exponent, fraction := uint32(h>>10&31), uint32(h&1023)
-	switch exponent {
-	case 0: // zero or subnormal: fraction·2⁻²⁴
-		v := float32(fraction) * (1.0 / (1 << 24))
-		return math.Float32frombits(sign | math.Float32bits(v))
-	case 31: // Inf or NaN
-		return math.Float32frombits(sign | 255<<23 | fraction<<13)
-	}
-	return math.Float32frombits(sign | (exponent+127-15)<<23 | fraction<<13)
 }
