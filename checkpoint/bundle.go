@@ -1,6 +1,8 @@
 package checkpoint
 
 import (
+	"slices"
+
 	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/tokenizer"
 )
@@ -70,10 +72,41 @@ type Generation struct {
 	RepetitionPenalty float64
 }
 
+// StopTokens are the ids any of which ends what the model writes: those of
+// Generation, and the tokenizer's token for the end, which in a model that
+// answers is that of an answer.
+func (b *Bundle) StopTokens() []int32 {
+	stop := slices.Clone(b.Generation.EOS)
+	if eos := b.Special.EOS; eos.Text != "" && !slices.Contains(stop, eos.ID) {
+		stop = append(stop, eos.ID)
+	}
+	return stop
+}
+
 // carried is what a Bundle has of the files that it was read from, to write
 // them again as they were.
 type carried struct {
 	files map[string][]byte
+
+	// What was made of them: where the Bundle has something else now, that is
+	// written.
+	tokenizer    tokenizer.Model
+	chatTemplate string
+	special      SpecialTokens
+	generation   Generation
+}
+
+// keep keeps a file.
+func (c *carried) keep(name string, content []byte) {
+	if c.files == nil {
+		c.files = map[string][]byte{}
+	}
+	c.files[name] = content
+}
+
+// remember notes what was made of the files.
+func (c *carried) remember(b *Bundle) {
+	c.tokenizer, c.chatTemplate, c.special, c.generation = b.Tokenizer, b.ChatTemplate, b.Special, b.Generation
 }
 
 // OpenOptions are the options of Open; the zero value is right for most.

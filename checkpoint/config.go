@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/chainrule-go/chainrule"
 )
@@ -15,15 +16,22 @@ type architecture struct {
 	seqLen           int // max_position_embeddings
 	kvHeads          int // num_key_value_heads; 0: as many as heads
 	headDim          int // head_dim; 0: hidden_size / num_attention_heads
+	theta            float64
+	tied             bool
+	bos, eos, pad    int // the ids of tokens; 0: none
 }
 
 var (
-	llama         = architecture{"llama", "LlamaForCausalLM", 2048, 0, 0}
-	qwen2         = architecture{"qwen2", "Qwen2ForCausalLM", 32768, 32, 0}
-	qwen3         = architecture{"qwen3", "Qwen3ForCausalLM", 32768, 32, 128}
-	architectures = []architecture{llama, qwen2, qwen3}
+	llama         = architecture{"llama", "LlamaForCausalLM", 2048, 0, 0, 10000, false, 1, 2, 0}
+	mistral       = architecture{"mistral", "MistralForCausalLM", 131072, 8, 0, 10000, false, 1, 2, 0}
+	smollm3       = architecture{"smollm3", "SmolLM3ForCausalLM", 32768, 4, 0, 2000000, true, 128000, 128001, 128004}
+	qwen2         = architecture{"qwen2", "Qwen2ForCausalLM", 32768, 32, 0, 10000, false, 0, 0, 0}
+	qwen3         = architecture{"qwen3", "Qwen3ForCausalLM", 32768, 32, 128, 10000, false, 0, 0, 0}
+	architectures = []architecture{llama, mistral, smollm3, qwen2, qwen3}
 )
 
+// architectureOf is what a model is written as when it was not read from a
+// config.json: Mistral and SmolLM3 are Llamas, where a Config can hold them.
 func architectureOf(c chainrule.Config) architecture {
 	switch {
 	case c.QKNorm:
@@ -38,8 +46,8 @@ func architectureOf(c chainrule.Config) architecture {
 type hfConfig struct {
 	Architectures    []string       `json:"architectures"`
 	AttentionBias    *bool          `json:"attention_bias,omitempty"`
-	BosTokenID       *int           `json:"bos_token_id"` // unknown here; null, as the default may be wrong
-	EosTokenID       *int           `json:"eos_token_id"`
+	BosTokenID       tokenIDs       `json:"bos_token_id"` // null where unknown, as the default may be wrong
+	EosTokenID       tokenIDs       `json:"eos_token_id"`
 	HeadDim          int            `json:"head_dim"`
 	HiddenAct        string         `json:"hidden_act"`
 	HiddenSize       int            `json:"hidden_size"`
@@ -50,6 +58,7 @@ type hfConfig struct {
 	NumHeads         int            `json:"num_attention_heads"`
 	NumLayers        int            `json:"num_hidden_layers"`
 	NumKVHeads       int            `json:"num_key_value_heads"`
+	PadTokenID       tokenIDs       `json:"pad_token_id,omitempty"`
 	NormEps          number         `json:"rms_norm_eps"`
 	RopeScaling      *hfRopeScaling `json:"rope_scaling"`
 	RopeTheta        number         `json:"rope_theta"`
@@ -67,11 +76,13 @@ type hfRopeScaling struct {
 	OrigSeqLen int     `json:"original_max_position_embeddings,omitempty"`
 }
 
-// marshalConfig returns the config.json of a valid Config.
-func marshalConfig(c chainrule.Config) []byte {
+// marshalConfig returns the config.json of a valid Config, of weights of the
+// dtype torchDType.
+func marshalConfig(c chainrule.Config, g Generation, torchDType string) []byte {
 	a := architectureOf(c)
 	h := hfConfig{
-		Architectures: []string{a.class}, ModelType: a.modelType, DType: "float32", HiddenAct: "silu",
+		Architectures: []string{a.class}, ModelType: a.modelType, DType: torchDType, HiddenAct: "silu",
+		BosTokenID: g.BOS, EosTokenID: g.EOS, PadTokenID: g.Pad,
 		HiddenSize: c.Dim, IntermediateSize: c.HiddenDim, NumLayers: c.NLayers, NumHeads: c.NHeads,
 		NumKVHeads: c.NKVHeads, HeadDim: c.HeadDim, VocabSize: c.VocabSize, MaxPosition: c.SeqLen,
 		NormEps: number(c.NormEps), RopeTheta: number(c.RopeTheta), Tied: c.Tied,
@@ -100,29 +111,42 @@ func marshalConfig(c chainrule.Config) []byte {
 	return append(b, '\n')
 }
 
-// parseConfig reads a config.json. Members that change what the model computes
-// are refused unless they have the value that a chainrule.Config stands for;
-// others are left alone, as transformers does.
+// described is what a config.json says.
+type described struct {
+	chainrule.Config
+	architecture
+	generation Generation // tokens only
+	notes      []string
+}
+
+// parseConfig reads a config.json.
 func parseConfig(b []byte) (chainrule.Config, error) {
-	var c chainrule.Config
+	d, err := describe(b)
+	return d.Config, err
+}
+
+// describe reads a config.json. Members that change what the model computes
+// are refused unless they have the value that a chainrule.Config stands for.
+func describe(b []byte) (d described, err error) {
 	o, err := parseObject(b)
 	if err != nil {
-		return c, err
+		return d, err
 	}
 	a, err := findArchitecture(o)
 	if err != nil {
-		return c, err
+		return d, err
 	}
-	c.Dim = o.size("hidden_size", 0)
-	c.HiddenDim = o.size("intermediate_size", 0)
-	c.NLayers = o.size("num_hidden_layers", 0)
-	c.NHeads = o.size("num_attention_heads", 0)
-	c.VocabSize = o.size("vocab_size", 0)
-	c.SeqLen = o.size("max_position_embeddings", a.seqLen)
-	c.NormEps = o.float("rms_norm_eps", 1e-6)
-	c.Tied = o.bool("tie_word_embeddings", false)
-	c.QKNorm, c.QKVBias = a == qwen3, a == qwen2
-
+	c := chainrule.Config{
+		Dim:       o.size("hidden_size", 0),
+		HiddenDim: o.size("intermediate_size", 0),
+		NLayers:   o.size("num_hidden_layers", 0),
+		NHeads:    o.size("num_attention_heads", 0),
+		VocabSize: o.size("vocab_size", 0),
+		SeqLen:    o.size("max_position_embeddings", a.seqLen),
+		NormEps:   o.float("rms_norm_eps", 1e-6),
+		Tied:      o.bool("tie_word_embeddings", a.tied),
+		QKNorm:    a == qwen3, QKVBias: a == qwen2,
+	}
 	c.NKVHeads = c.NHeads
 	if _, there := o.members["num_key_value_heads"]; there || a.kvHeads > 0 {
 		c.NKVHeads = o.size("num_key_value_heads", c.NHeads)
@@ -141,15 +165,19 @@ func parseConfig(b []byte) (chainrule.Config, error) {
 	case o.err == nil:
 		c.HeadDim = c.Dim / c.NHeads
 	}
-	refuseOtherMaths(o, a)
-	parseRope(o, &c)
+	d.generation = Generation{
+		BOS: o.tokenIDs("bos_token_id", a.bos), EOS: o.tokenIDs("eos_token_id", a.eos), Pad: o.tokenIDs("pad_token_id", a.pad),
+	}
+	d.notes = refuseOtherMaths(o, a, &c)
+	parseRope(o, a, &c)
 	if o.err != nil {
-		return chainrule.Config{}, o.err
+		return described{}, o.err
 	}
 	if err := c.Validate(); err != nil {
-		return chainrule.Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
+		return described{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	return c, nil
+	d.Config, d.architecture = c, a
+	return d, nil
 }
 
 func findArchitecture(o *object) (architecture, error) {
@@ -166,60 +194,18 @@ func findArchitecture(o *object) (architecture, error) {
 			return a, nil
 		}
 	}
-	return architecture{}, fmt.Errorf("%w: model_type %s with architectures %q; supported are llama LlamaForCausalLM, "+
-		"qwen2 Qwen2ForCausalLM and qwen3 Qwen3ForCausalLM", ErrConfig, quote(modelType), classes)
+	var supported []string
+	for _, a := range architectures {
+		supported = append(supported, a.modelType+" "+a.class)
+	}
+	return architecture{}, fmt.Errorf("%w: model_type %s with architectures %q is not supported; supported are %s",
+		ErrConfig, quote(modelType), classes, strings.Join(supported, ", "))
 }
-
-// refuseOtherMaths fails for every known member that makes the model compute
-// something else than a chainrule.Config says.
-func refuseOtherMaths(o *object, a architecture) {
-	if act := o.string("hidden_act", "silu"); act != "silu" && act != "swish" {
-		o.fail("hidden_act", "is %s, only silu is supported", quote(act))
-	}
-	// Members of other models too: where a fork of these three uses them, it
-	// means them.
-	for _, n := range []struct {
-		key  string
-		only float64
-	}{
-		{"partial_rotary_factor", 1}, {"pretraining_tp", 1},
-		{"attn_logit_softcapping", 0}, {"final_logit_softcapping", 0},
-		{"embedding_multiplier", 1}, {"residual_multiplier", 1}, {"logits_scaling", 1}, {"logit_scale", 1},
-		{"num_experts", 0}, {"num_local_experts", 0},
-	} {
-		if v := o.float(n.key, n.only); v != n.only {
-			o.fail(n.key, "is %v, only %v is supported", v, n.only)
-		}
-	}
-	for _, key := range []string{"mlp_bias", "use_sliding_window"} {
-		if o.bool(key, false) {
-			o.fail(key, "is true, which is not supported")
-		}
-	}
-	if a != qwen2 && o.bool("attention_bias", false) { // Qwen2 has its biases anyway
-		o.fail("attention_bias", "is true: a bias of the attention's output is not supported")
-	}
-	if a == llama && o.has("sliding_window") { // behind use_sliding_window in the other two
-		o.fail("sliding_window", "is %s, which is not supported", quote(o.members["sliding_window"]))
-	}
-	for _, t := range o.strings("layer_types") {
-		if t != "full_attention" {
-			o.fail("layer_types", "has %s, only full_attention is supported", quote(t))
-		}
-	}
-	for _, key := range []string{"quantization_config", "attention_multiplier", "no_rope_layers"} {
-		if o.has(key) {
-			o.fail(key, "is %s, which is not supported", quote(o.members[key]))
-		}
-	}
-}
-
-const defaultTheta = 10000 // of all three architectures
 
 // parseRope reads rope_theta and rope_scaling (transformers 4) and
 // rope_parameters (transformers 5). If both are there they must agree.
-func parseRope(o *object, c *chainrule.Config) {
-	c.RopeTheta = o.float("rope_theta", defaultTheta)
+func parseRope(o *object, a architecture, c *chainrule.Config) {
+	c.RopeTheta = o.float("rope_theta", a.theta)
 	s := o.object("rope_scaling")
 	if s != nil && s.has("rope_theta") {
 		o.fail("rope_scaling", "has a rope_theta, want that beside it or in rope_parameters")

@@ -142,7 +142,7 @@ func TestConfigsThatComputeSomethingElseAreRefusedByName(t *testing.T) {
 		edit set
 		want []string
 	}{
-		{"mistral", configLlama32, set{"model_type": "mistral", "architectures": []string{"MistralForCausalLM"}}, []string{"mistral", "supported"}},
+		{"gemma2", configLlama32, set{"model_type": "gemma2", "architectures": []string{"Gemma2ForCausalLM"}}, []string{"gemma2", "Gemma2ForCausalLM", "supported"}},
 		{"not a language model", configLlama32, set{"architectures": []string{"LlamaForSequenceClassification"}}, []string{"LlamaForSequenceClassification"}},
 		{"type and class differ", configLlama32, set{"model_type": "qwen2"}, []string{"qwen2", "LlamaForCausalLM"}},
 		{"neither", configLlama32, set{"model_type": absent, "architectures": absent}, []string{"model_type", "architectures"}},
@@ -260,7 +260,7 @@ func TestWrittenConfigsReadBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := drawConfig(t)
 		require.NoError(t, c.Validate())
-		got, err := parseConfig(marshalConfig(c))
+		got, err := parseConfig(marshalConfig(c, Generation{}, "float32"))
 		require.NoError(t, err)
 		require.Equal(t, c, got)
 	})
@@ -297,8 +297,8 @@ func TestWrittenConfigIsOneThatTransformersReads(t *testing.T) {
   "torch_dtype": "float32",
   "vocab_size": 11
 }
-`, string(marshalConfig(shapes["llama3"])))
-	require.Contains(t, string(marshalConfig(shapes["qwen2"])), `"model_type": "qwen2"`)
-	require.Contains(t, string(marshalConfig(shapes["qwen3"])), `"Qwen3ForCausalLM"`)
-	require.Contains(t, string(marshalConfig(shapes["qwen3"])), `"rope_scaling": null`)
+`, string(marshalConfig(shapes["llama3"], Generation{}, "float32")))
+	require.Contains(t, string(marshalConfig(shapes["qwen2"], Generation{}, "float32")), `"model_type": "qwen2"`)
+	require.Contains(t, string(marshalConfig(shapes["qwen3"], Generation{}, "float32")), `"Qwen3ForCausalLM"`)
+	require.Contains(t, string(marshalConfig(shapes["qwen3"], Generation{}, "float32")), `"rope_scaling": null`)
 }

@@ -53,8 +53,8 @@ func TestTensorsAreThoseOfParams(t *testing.T) {
 	}
 }
 
-// openSafetensors returns a file's tensors by name, without LoadDir.
-func openSafetensors(t *testing.T, path string) (tensors map[string][]float32, shapes map[string][]int) {
+// readSafetensors returns a file's tensors by name, without LoadDir.
+func readSafetensors(t *testing.T, path string) (tensors map[string][]float32, shapes map[string][]int) {
 	b := []byte(read(t, path))
 	f, err := safetensors.Read(bytes.NewReader(b), int64(len(b)))
 	require.NoError(t, err)
@@ -97,7 +97,7 @@ func TestSavedTensorsHaveTheNamesAndShapesOfTransformers(t *testing.T) {
 			}
 			dir := t.TempDir()
 			require.NoError(t, SaveDir(dir, &Bundle{Model: newModel(t, shapes[name], 1)}, SaveOptions{}))
-			_, got := openSafetensors(t, filepath.Join(dir, "model.safetensors"))
+			_, got := readSafetensors(t, filepath.Join(dir, "model.safetensors"))
 			require.Equal(t, want, got)
 		})
 	}
@@ -141,7 +141,7 @@ func TestScoresAgreeWithTransformersRotation(t *testing.T) {
 	}
 	dir := t.TempDir()
 	require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
-	file, _ := openSafetensors(t, filepath.Join(dir, "model.safetensors"))
+	file, _ := readSafetensors(t, filepath.Join(dir, "model.safetensors"))
 	HD := c.HeadDim
 	angles := func(pos float64) (a []float64) {
 		for i := range HD / 2 {
@@ -178,7 +178,7 @@ func TestRowsOfAHeadAreReorderedAndOthersAreNot(t *testing.T) {
 	m := newModel(t, shapes["qwen3"], 1)
 	dir := t.TempDir()
 	require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
-	file, _ := openSafetensors(t, filepath.Join(dir, "model.safetensors"))
+	file, _ := readSafetensors(t, filepath.Join(dir, "model.safetensors"))
 	l := m.Layers[1]
 	order := []int{0, 2, 4, 1, 3, 5}
 	reorder := func(x []float32, cols int) (y []float32) {
@@ -206,7 +206,7 @@ func TestRowsOfAHeadAreReorderedAndOthersAreNot(t *testing.T) {
 // Data) or added.
 func rewrite(t *testing.T, dir string, edit func(safetensors.Entry) safetensors.Entry, more ...safetensors.Entry) {
 	path := filepath.Join(dir, "model.safetensors")
-	tensors, shapes := openSafetensors(t, path)
+	tensors, shapes := readSafetensors(t, path)
 	var all []safetensors.Entry
 	for name, data := range tensors {
 		if e := edit(safetensors.Float32(name, shapes[name], data)); e.Data != nil {
@@ -331,7 +331,7 @@ func TestForeignDirs(t *testing.T) {
 		{"empty", nil, os.ErrNotExist, []string{"config.json"}},
 		{"no weights", map[string]string{configFile: config}, os.ErrNotExist, []string{"model.safetensors"}},
 		{"shards", map[string]string{configFile: config, "model.safetensors.index.json": "{}"},
-			os.ErrNotExist, []string{"sharded", "index.json"}},
+			ErrIndex, []string{"weight_map", "index.json"}},
 		{"pickle beside", map[string]string{configFile: config, "pytorch_model.bin": ""},
 			os.ErrNotExist, []string{"pickle", "pytorch_model.bin"}},
 		{"run", map[string]string{"checkpoint-7/trainer.json": "{}"}, os.ErrNotExist, []string{"checkpoint-7"}},
@@ -478,7 +478,7 @@ func TestLoadingAFileThatChanges(t *testing.T) {
 
 func TestSaveDirLeavesTheConfigurationOfOtherWeights(t *testing.T) {
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, configFile), string(marshalConfig(shapes["qwen2"])))
+	write(t, filepath.Join(dir, configFile), string(marshalConfig(shapes["qwen2"], Generation{}, "float32")))
 	write(t, filepath.Join(dir, "model.safetensors.index.json"), "{}")
 	before := tree(t, dir)
 	require.ErrorContains(t, SaveDir(dir, &Bundle{Model: newModel(t, tiny(), 1)}, SaveOptions{}), "another model")

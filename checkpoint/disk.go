@@ -19,8 +19,16 @@ import (
 // whether it stayed as it was.
 type source struct {
 	*os.File
-	path string
-	info fs.FileInfo
+	path     string
+	info     fs.FileInfo
+	progress *progress // counts what is read, if not nil
+}
+
+// ReadAt reads from the file.
+func (s *source) ReadAt(b []byte, off int64) (int, error) {
+	n, err := s.File.ReadAt(b, off)
+	s.progress.add(n)
+	return n, err
 }
 
 // open opens a regular file. It never blocks, whatever path is.
@@ -36,7 +44,7 @@ func open(path string) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{f, path, info}
+	s := &source{File: f, path: path, info: info}
 	if s.info, err = f.Stat(); err == nil {
 		err = wantRegular(path, s.info)
 	}
@@ -110,23 +118,29 @@ func (s *source) changed() string {
 const maxSmall = 1 << 20
 
 // readAll returns the content of a small file.
-func (s *source) readAll() ([]byte, error) {
-	if s.info.Size() > maxSmall {
-		return nil, fmt.Errorf("%w: it has %d bytes, want at most %d", ErrNotModel, s.info.Size(), maxSmall)
+func (s *source) readAll() ([]byte, error) { return s.readUpTo(maxSmall) }
+
+// readUpTo returns the content of a file of at most that many bytes.
+func (s *source) readUpTo(most int64) ([]byte, error) {
+	if s.info.Size() > most {
+		return nil, fmt.Errorf("%w: it has %d bytes, want at most %d", ErrNotModel, s.info.Size(), most)
 	}
 	b := make([]byte, s.info.Size())
 	return b, rawfile.ReadFull(s, b, 0)
 }
 
-// readSmall returns the content of a small file that is JSON.
-func readSmall(path string) ([]byte, error) {
+// readFile returns the content of a file of at most that many bytes.
+func readFile(path string, most int64) ([]byte, error) {
 	s, err := open(path)
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.readAll()
+	b, err := s.readUpTo(most)
 	return b, s.close(err)
 }
+
+// readSmall returns the content of a small file that is JSON.
+func readSmall(path string) ([]byte, error) { return readFile(path, maxSmall) }
 
 // explain adds to an error about the JSON file b what the file seems to be.
 func explain(b []byte, err error) error {

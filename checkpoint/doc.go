@@ -1,8 +1,9 @@
 // Package checkpoint reads and writes models and training runs.
 //
-// A model is a llama2.c file ([LoadLlama2c], [SaveLlama2c]) or a Hugging Face
-// model directory of config.json and model.safetensors ([LoadDir], [SaveDir]).
-// A training run ([SaveState], [LoadState]) is such a directory with the
+// [Open] reads whatever a path is, with the tokenizer and the chat template
+// that are there. A model is a Hugging Face model directory of config.json and
+// model.safetensors, whole or in shards ([LoadDir], [SaveDir]), or a llama2.c
+// file ([LoadLlama2c], [SaveLlama2c]). A training run ([SaveState], [LoadState]) is such a directory with the
 // optimizer's moments and the run's position beside the model, so every
 // checkpoint of a run loads in Python as it is.
 //
@@ -30,6 +31,9 @@ var (
 	// ErrTensors is wrapped when the tensors of a file are not those that the
 	// configuration asks for.
 	ErrTensors = errors.New("tensors do not match the configuration")
+	// ErrIndex is wrapped by errors in a model.safetensors.index.json: one that
+	// cannot be parsed, or does not say what the shards have.
+	ErrIndex = errors.New("bad index of shards")
 	// ErrTruncated is wrapped when a file of a training state is too short.
 	ErrTruncated = errors.New("truncated")
 	// ErrChecksum is wrapped when a file of a training state is not what was written.

@@ -15,7 +15,7 @@ func FuzzConfig(f *testing.F) {
 		f.Add([]byte(c))
 	}
 	for _, c := range shapes {
-		f.Add(marshalConfig(c))
+		f.Add(marshalConfig(c, Generation{}, "float32"))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := parseConfig(b)
@@ -25,7 +25,7 @@ func FuzzConfig(f *testing.F) {
 		}
 		require.True(t, json.Valid(b))
 		require.NoError(t, c.Validate())
-		again, err := parseConfig(marshalConfig(c))
+		again, err := parseConfig(marshalConfig(c, Generation{}, "float32"))
 		require.NoError(t, err)
 		require.Equal(t, c, again)
 	})

@@ -142,6 +142,45 @@ func (o *object) count(key string) int64 {
 	return n
 }
 
+// tokenIDs are ids of tokens in JSON: null, one integer, or a list of them.
+type tokenIDs []int32
+
+func (t tokenIDs) MarshalJSON() ([]byte, error) {
+	switch len(t) {
+	case 0:
+		return []byte("null"), nil
+	case 1:
+		return json.Marshal(t[0])
+	}
+	return json.Marshal([]int32(t))
+}
+
+// tokenIDs reads an integer or a list of integers, of which -1 is none, as
+// some programs write it. An absent member is absent, or none if that is 0.
+func (o *object) tokenIDs(key string, absent int) []int32 {
+	v, there := o.members[key]
+	switch {
+	case !there && absent > 0:
+		return []int32{int32(absent)}
+	case !o.has(key):
+		return nil
+	}
+	var ids []int32
+	var id int32
+	if json.Unmarshal(v, &id) == nil {
+		ids = []int32{id}
+	} else if json.Unmarshal(v, &ids) != nil {
+		o.fail(key, "is %s, want an integer or a list of integers", quote(v))
+	}
+	ids = slices.DeleteFunc(ids, func(id int32) bool { return id == -1 })
+	for _, id := range ids {
+		if id < 0 {
+			o.fail(key, "is %s, want ids from 0", quote(v))
+		}
+	}
+	return ids
+}
+
 func (o *object) unsigned(key string) uint64 {
 	n, err := strconv.ParseUint(string(o.members[key]), 10, 64)
 	if err != nil {

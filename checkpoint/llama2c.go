@@ -15,19 +15,21 @@ const (
 )
 
 // LoadLlama2c reads a llama2.c file of version 0 (with no magic number) or 1.
-func LoadLlama2c(path string) (*chainrule.Model, error) {
+func LoadLlama2c(path string) (*chainrule.Model, error) { return loadLlama2c(path, nil) }
+
+func loadLlama2c(path string, report func(done, total int64)) (*chainrule.Model, error) {
 	s, err := open(path)
 	if err != nil {
 		return nil, err
 	}
-	m, err := readLlama2c(s)
+	m, err := readLlama2c(s, report)
 	if err := s.close(err); err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
-func readLlama2c(s *source) (*chainrule.Model, error) {
+func readLlama2c(s *source, report func(done, total int64)) (*chainrule.Model, error) {
 	f, err := llama2c.Read(s, s.info.Size()) // checks the size, so the shape can be believed
 	if err != nil {
 		return nil, err
@@ -41,6 +43,7 @@ func readLlama2c(s *source) (*chainrule.Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
+	s.progress = &progress{total: 4 * int64(c.NumParams()), report: report}
 	for own := range m.Tensors() {
 		t, ok := f.Lookup(own.Name)
 		if !ok {

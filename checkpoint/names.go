@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/chainrule-go/chainrule"
+	"github.com/chainrule-go/chainrule/checkpoint/internal/rawfile"
 	"github.com/chainrule-go/chainrule/checkpoint/safetensors"
 )
 
@@ -27,7 +28,7 @@ func tensors(c chainrule.Config) iter.Seq[tensor] {
 	return func(yield func(tensor) bool) {
 		C, H, V, HD := c.Dim, c.HiddenDim, c.VocabSize, c.HeadDim
 		Q, KV := c.NHeads*HD, c.NKVHeads*HD
-		if !yield(tensor{"token_embedding", "model.embed_tokens.weight", []int{V, C}, false}) {
+		if !yield(tensor{"token_embedding", embedding, []int{V, C}, false}) {
 			return
 		}
 		for i := range c.NLayers {
@@ -65,7 +66,10 @@ func tensors(c chainrule.Config) iter.Seq[tensor] {
 	}
 }
 
-const lmHead = "lm_head.weight"
+const (
+	embedding = "model.embed_tokens.weight"
+	lmHead    = "lm_head.weight"
+)
 
 // rows returns the number of rows that move on their way from and to a file,
 // and for each row of the file its row here. RoPE turns the pair of rows
@@ -99,8 +103,8 @@ func entries(e []safetensors.Entry, prefix string, c chainrule.Config, p *chainr
 	return e
 }
 
-// readTensors fills p from a file that checkTensors has passed.
-func readTensors(f *safetensors.File, prefix string, c chainrule.Config, p *chainrule.Params) error {
+// readTensors fills p from files that checkTensors has passed.
+func readTensors(w *weights, prefix string, c chainrule.Config, p *chainrule.Params) error {
 	next, stop := iter.Pull(p.Tensors())
 	defer stop()
 	for t := range tensors(c) {
@@ -108,28 +112,28 @@ func readTensors(f *safetensors.File, prefix string, c chainrule.Config, p *chai
 		if !ok || own.Name != t.name {
 			panic("checkpoint: the model lacks a tensor of its Config")
 		}
-		there, _ := f.Lookup(prefix + t.hf)
+		file, there, _ := w.lookup(prefix + t.hf)
 		n, ours := t.rows(c.HeadDim)
-		if err := f.ReadRowsFloat32(own.Data, there, n, ours); err != nil {
+		if err := file.ReadRowsFloat32(own.Data, there, n, ours); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkTensors compares the tensors of a file, names of which begin with one
-// of prefixes, with those of c, and returns one error for all differences. It
-// needs memory only for what the file really lists.
-func checkTensors(f *safetensors.File, r io.ReaderAt, c chainrule.Config, prefixes ...string) error {
-	there := f.Tensors()
-	if c.NLayers > len(there) {
-		return fmt.Errorf("%w: %d layers, but the file has only %d tensors", ErrTensors, c.NLayers, len(there))
+// checkTensors compares tensors, names of which begin with one of prefixes,
+// with those of c, and returns one error for all differences. It needs memory
+// only for what the files really list.
+func checkTensors(w *weights, c chainrule.Config, prefixes ...string) error {
+	count := w.count()
+	if c.NLayers > count {
+		return fmt.Errorf("%w: %d layers, but there are only %d tensors", ErrTensors, c.NLayers, count)
 	}
 	var missing, extra, wrong list
-	want := make(map[string]bool, len(there))
+	want := make(map[string]bool, count)
 	for _, prefix := range prefixes {
 		for t := range tensors(c) {
-			have, ok := f.Lookup(prefix + t.hf)
+			_, have, ok := w.lookup(prefix + t.hf)
 			if !ok {
 				missing.add(prefix + t.hf)
 				continue
@@ -143,33 +147,21 @@ func checkTensors(f *safetensors.File, r io.ReaderAt, c chainrule.Config, prefix
 			}
 		}
 	}
-	for _, t := range there {
+	for file, t := range w.tensors() {
 		if want[t.Name] || strings.HasSuffix(t.Name, ".rotary_emb.inv_freq") { // old files; follows from rope_theta
 			continue
 		}
 		if t.Name == lmHead && c.Tied {
-			if same, err := sameAsEmbedding(f, r, t); err != nil {
+			if same, err := w.sameAsEmbedding(file, t); err != nil {
 				return err
 			} else if !same {
-				wrong.add(lmHead + " is not model.embed_tokens.weight, though tie_word_embeddings is true")
+				wrong.add(lmHead + " is not " + embedding + ", though tie_word_embeddings is true")
 			}
 			continue
 		}
 		extra.add(quote(t.Name))
 	}
-	if missing.n+extra.n+wrong.n == 0 {
-		return nil
-	}
-	var parts []string
-	for _, l := range []struct {
-		list
-		what string
-	}{{missing, "missing"}, {extra, "not expected"}, {wrong, "wrong"}} {
-		if l.n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s: %s", l.n, l.what, l))
-		}
-	}
-	return fmt.Errorf("%w: %s", ErrTensors, strings.Join(parts, "; "))
+	return listed(ErrTensors, section{"missing", missing}, section{"not expected", extra}, section{"wrong", wrong})
 }
 
 // list is a list for a message, which does not grow without end.
@@ -192,26 +184,41 @@ func (l list) String() string {
 	return s
 }
 
-// sameAsEmbedding reports whether head has the very bytes of the embedding:
-// some programs write a tied classifier twice.
-func sameAsEmbedding(f *safetensors.File, r io.ReaderAt, head safetensors.Tensor) (bool, error) {
-	e, ok := f.Lookup("model.embed_tokens.weight")
-	if !ok || e.Dtype != head.Dtype || !slices.Equal(e.Shape, head.Shape) {
-		return false, nil
+// section is a list under a heading.
+type section struct {
+	what string
+	list
+}
+
+// listed returns one error for all that is in the sections, nil if they are empty.
+func listed(err error, sections ...section) error {
+	var parts []string
+	for _, s := range sections {
+		if s.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s: %s", s.n, s.what, s.list))
+		}
 	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", err, strings.Join(parts, "; "))
+}
+
+// sameBytes reports whether n bytes of two files are the same.
+func sameBytes(f io.ReaderAt, fOffset int64, g io.ReaderAt, gOffset, n int64) (bool, error) {
 	a, b := make([]byte, 32<<10), make([]byte, 32<<10)
-	for at := int64(0); at < e.Size; {
-		n := min(int64(len(a)), e.Size-at)
-		if _, err := r.ReadAt(a[:n], e.Offset+at); err != nil {
+	for at := int64(0); at < n; {
+		k := min(int64(len(a)), n-at)
+		if err := rawfile.ReadFull(f, a[:k], fOffset+at); err != nil {
 			return false, err
 		}
-		if _, err := r.ReadAt(b[:n], head.Offset+at); err != nil {
+		if err := rawfile.ReadFull(g, b[:k], gOffset+at); err != nil {
 			return false, err
 		}
-		if !bytes.Equal(a[:n], b[:n]) {
+		if !bytes.Equal(a[:k], b[:k]) {
 			return false, nil
 		}
-		at += n
+		at += k
 	}
 	return true, nil
 }

@@ -132,7 +132,7 @@ func writeState(dir string, s *State) error {
 		return err
 	}
 	writers := map[string]func(io.Writer) error{
-		configFile:  writeBytes(marshalConfig(c)),
+		configFile:  writeBytes(marshalConfig(c, Generation{}, "float32")),
 		weightsFile: writeWeights(s.Model),
 		optimizerFile: func(w io.Writer) error {
 			return safetensors.Write(w, metadata, entries(entries(nil, firstMoment, c, m), secndMoment, c, v))
@@ -275,42 +275,52 @@ func LoadState(dir string) (s *State, path string, err error) {
 		}
 		return s, dir, nil
 	}
+	s, path, bad, err := newest(dir, readState)
+	if err != nil {
+		return nil, path, err
+	}
+	s.Damaged = bad
+	return s, path, nil
+}
+
+// newest reads the newest of the states in dir, or an older one if later ones
+// are damaged; bad says how.
+func newest[T any](dir string, read func(path string) (T, error)) (v T, path string, bad []error, err error) {
 	for range 10 { // a run that saves may remove what is being read
 		var again bool
-		s, path, again, err = loadNewest(dir)
+		v, path, again, bad, err = readNewest(dir, read)
 		if !again {
 			break
 		}
 	}
-	return s, path, err
+	return v, path, bad, err
 }
 
-func loadNewest(dir string) (s *State, path string, again bool, err error) {
+func readNewest[T any](dir string, read func(path string) (T, error)) (v T, path string, again bool, bad []error, err error) {
 	there, err := states(dir)
 	if err != nil {
-		return nil, "", false, err
+		return v, "", false, nil, err
 	}
 	if len(there) == 0 { // or one was listed and gone before it was looked at
-		return nil, "", true, fmt.Errorf("%s: no training state (%s of %s or of a %s<step> in it): %w",
+		return v, "", true, nil, fmt.Errorf("%s: no training state (%s of %s or of a %s<step> in it): %w",
 			dir, trainerFile, dir, statePrefix, fs.ErrNotExist)
 	}
-	var bad []error
+	var none T
 	for _, c := range there {
 		path := filepath.Join(dir, c.name)
-		s, err := readState(path)
+		v, err := read(path)
 		if err == nil {
-			s.Damaged = bad
-			return s, path, false, nil
+			return v, path, false, bad, nil
 		}
 		if _, gone := os.Lstat(path); gone != nil || errors.Is(err, ErrChanged) {
-			return nil, "", true, err
+			return none, "", true, nil, err
 		}
 		bad = append(bad, err)
 		if !damaged(err) {
 			break
 		}
 	}
-	return nil, "", false, errors.Join(bad...)
+	return none, "", false, nil, errors.Join(bad...)
 }
 
 // verify checks every file of a state against its trainer.json.
@@ -419,28 +429,31 @@ func readStateFiles(path string) (*State, error) {
 	}
 
 	s := &State{Step: t.step, Seed: t.seed, Position: t.position, Hyper: t.hyper}
-	optimizer := sources[optimizerFile]
-	moments, err := safetensors.Read(optimizer, optimizer.info.Size())
-	if err == nil {
-		err = checkTensors(moments, optimizer, c, firstMoment, secndMoment)
-	}
+	// They close what is in sources, too.
+	moments, err := weightsOf(sources[optimizerFile])
 	if err != nil {
-		return nil, optimizer.close(err)
+		return nil, err
 	}
-	weights := sources[weightsFile]
-	s.Model, err = readModel(weights, c)
+	if err := checkTensors(moments, c, firstMoment, secndMoment); err != nil {
+		return nil, moments.close(err)
+	}
+	weights, err := weightsOf(sources[weightsFile])
+	if err != nil {
+		return nil, err
+	}
+	s.Model, err = weights.readModel(c, nil)
 	if err := weights.close(err); err != nil {
 		return nil, err
 	}
 	s.Optimizer, err = readOptimizer(moments, c)
-	if err := optimizer.close(err); err != nil {
+	if err := moments.close(err); err != nil {
 		return nil, err
 	}
 	s.Optimizer.Step = t.optimizerStep
 	return s, nil
 }
 
-func readOptimizer(f *safetensors.File, c chainrule.Config) (*chainrule.AdamState, error) {
+func readOptimizer(w *weights, c chainrule.Config) (*chainrule.AdamState, error) {
 	a, err := chainrule.NewAdamState(c)
 	if err != nil {
 		return nil, err
@@ -453,7 +466,7 @@ func readOptimizer(f *safetensors.File, c chainrule.Config) (*chainrule.AdamStat
 		if err != nil {
 			return nil, err
 		}
-		if err := readTensors(f, moment.prefix, c, p); err != nil {
+		if err := readTensors(w, moment.prefix, c, p); err != nil {
 			return nil, err
 		}
 	}

@@ -79,7 +79,7 @@ func TestHyperparametersStayAsTheyAre(t *testing.T) {
 func TestMomentsAreStoredLikeTheirWeights(t *testing.T) {
 	s := newState(t, shapes["qwen3"], 1)
 	path := save(t, t.TempDir(), s)
-	file, _ := openSafetensors(t, filepath.Join(path, "optimizer.safetensors"))
+	file, _ := readSafetensors(t, filepath.Join(path, "optimizer.safetensors"))
 	for prefix, data := range map[string][]float32{"exp_avg.": s.Optimizer.M, "exp_avg_sq.": s.Optimizer.V} {
 		p, err := chainrule.ParamsOf(s.Model.Config, data)
 		require.NoError(t, err)
@@ -88,7 +88,7 @@ func TestMomentsAreStoredLikeTheirWeights(t *testing.T) {
 			file[prefix+"model.layers.0.self_attn.k_norm.weight"])
 		require.Equal(t, bitsOf(p.Layers[1].W3), bitsOf(file[prefix+"model.layers.1.mlp.up_proj.weight"]))
 	}
-	weights, _ := openSafetensors(t, filepath.Join(path, "model.safetensors"))
+	weights, _ := readSafetensors(t, filepath.Join(path, "model.safetensors"))
 	require.Len(t, file, 2*len(weights))
 }
 
@@ -234,7 +234,7 @@ func TestWrongArgumentsPanic(t *testing.T) {
 	s.Optimizer.M = s.Optimizer.M[1:]
 	require.PanicsWithValue(t, "checkpoint: SaveState: Optimizer is of another shape than Model", func() { SaveState(t.TempDir(), s) })
 	require.Panics(t, func() { SaveState(t.TempDir(), nil) })
-	require.PanicsWithValue(t, "checkpoint: SaveDir: nil Model", func() { SaveDir(t.TempDir(), &Bundle{Model: nil}, SaveOptions{}) })
+	require.PanicsWithValue(t, "checkpoint: SaveDir: no Model", func() { SaveDir(t.TempDir(), &Bundle{Model: nil}, SaveOptions{}) })
 	require.PanicsWithValue(t, "checkpoint: SaveLlama2c: nil Model", func() { SaveLlama2c(filepath.Join(t.TempDir(), "m"), nil, 0) })
 	s = newState(t, tiny(), 1)
 	s.Step = -1

@@ -1,15 +1,16 @@
 package tokenizer
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
-// addedToken is a token that is found in text before anything else is.
-type addedToken struct {
+// AddedToken is a token that is found in text before anything else is.
+type AddedToken struct {
 	ID      int32
 	Content string
-	// Special tokens are found in marked-up text only: see EncodePlain.
+	// Special tokens mark text up: EncodePlain does not find them.
 	Special bool
 	// LStrip and RStrip take the white space before and after into the token.
 	LStrip, RStrip bool
@@ -17,17 +18,72 @@ type addedToken struct {
 	Normalized bool
 }
 
+// AddTokens returns a tokenizer that has these tokens too, or b if it has them
+// already. One that b has added takes what the new one says; one of the
+// vocabulary must have its id. Others count on from VocabSize.
+func (b *BPE) AddTokens(tokens ...AddedToken) (*BPE, error) {
+	added, changed := slices.Clone(b.spec.added), false
+	for _, t := range tokens {
+		i := slices.IndexFunc(added, func(a AddedToken) bool { return a.Content == t.Content })
+		switch {
+		case i < 0:
+			added, changed = append(added, t), true
+		case added[i] != t:
+			added[i], changed = t, true
+		}
+	}
+	if !changed {
+		return b, nil
+	}
+	s := *b.spec
+	s.added = added
+	with, err := newBPE(&s)
+	return with, in("options", err)
+}
+
+// AddTokens returns a tokenizer that has these tokens too, or s if it has them
+// already. Special ones are found by EncodeMarkup only. One of the vocabulary
+// must have its id, others count on from VocabSize; white space beside a token
+// is text, whatever LStrip and RStrip say.
+func (s *SentencePiece) AddTokens(tokens ...AddedToken) (*SentencePiece, error) {
+	o, changed := s.o, false
+	o.Tokens, o.Scores, o.Types = slices.Clone(o.Tokens), slices.Clone(o.Scores), slices.Clone(o.Types)
+	for _, t := range tokens {
+		typ := UserDefined
+		if t.Special {
+			typ = Control
+		}
+		id, ok := s.ID(t.Content)
+		switch {
+		case ok && id != t.ID:
+			return nil, in("options", fail(ErrVocab, "added token %q has the id %d, want %d", short(t.Content), t.ID, id))
+		case ok && (o.Types[id] == Control || o.Types[id] == Unknown || o.Types[id] == UserDefined && !t.Special):
+		case ok:
+			o.Types[id], changed = typ, true
+		case int(t.ID) != len(o.Tokens):
+			return nil, in("options", fail(ErrVocab, "added token %q has the id %d, but %d comes next", short(t.Content), t.ID, len(o.Tokens)))
+		default:
+			o.Tokens, o.Scores, o.Types = append(o.Tokens, t.Content), append(o.Scores, 0), append(o.Types, typ)
+			changed = true
+		}
+	}
+	if !changed {
+		return s, nil
+	}
+	return NewSentencePiece(o)
+}
+
 // matcher finds added tokens, the leftmost first and of those the longest.
 type matcher struct {
 	trie   *trie
-	tokens []addedToken // what the trie's values index
+	tokens []AddedToken // what the trie's values index
 	first  [256]bool    // bytes that a token begins with
 	only   int          // the one such byte, or -1
 }
 
 // newMatcher returns a matcher of tokens as the spellings have them, nil if
 // there are none.
-func newMatcher(tokens []addedToken, spellings []string) (*matcher, error) {
+func newMatcher(tokens []AddedToken, spellings []string) (*matcher, error) {
 	if len(tokens) == 0 {
 		return nil, nil
 	}
@@ -47,7 +103,7 @@ func newMatcher(tokens []addedToken, spellings []string) (*matcher, error) {
 
 // find returns the first token in s from i on: its start and end, and which it
 // is, nil if there is none.
-func (m *matcher) find(s string, i int) (start, end int, token *addedToken) {
+func (m *matcher) find(s string, i int) (start, end int, token *AddedToken) {
 	for i < len(s) {
 		if m.only >= 0 {
 			n := strings.IndexByte(s[i:], byte(m.only))
@@ -69,7 +125,7 @@ func (m *matcher) find(s string, i int) (start, end int, token *addedToken) {
 
 // split calls text with what is between the tokens in s, and where it starts,
 // and token with each token, and where it ends. If plain, special tokens are text.
-func (m *matcher) split(s string, plain bool, text func(s string, at int), token func(t *addedToken, end int)) {
+func (m *matcher) split(s string, plain bool, text func(s string, at int), token func(t *AddedToken, end int)) {
 	done := 0
 	for i := 0; m != nil && i < len(s); {
 		start, end, t := m.find(s, i)

@@ -40,7 +40,7 @@ type bpeSpec struct {
 	ids        map[string]int32 // of tokens; nil: not yet made
 	merges     [][2]int32       // ids, in order of rank
 	merged     []int32          // what they merge to
-	added      []addedToken
+	added      []AddedToken
 	unk        string // "" for none
 	fuseUnk    bool
 	fallback   bool // characters that have no token are bytes
@@ -148,7 +148,7 @@ func (b *BPE) addTokens() error {
 	if len(b.pipe.normalize) > 0 {
 		normalize = func(s string) string { return b.normalize(s, nil) }
 	}
-	var raw, normal []addedToken
+	var raw, normal []AddedToken
 	var rawSpelled, normalSpelled []string
 	for _, t := range b.spec.added {
 		id, ok := b.ids[t.Content]
@@ -300,13 +300,13 @@ func (b *BPE) encode(text string, plain bool, ends *[]int) []int32 {
 				}
 				done += len(w)
 			})
-		}, func(t *addedToken, end int) {
+		}, func(t *AddedToken, end int) {
 			ids = append(ids, t.ID)
 			if ends != nil {
 				*ends = append(*ends, a.at(end))
 			}
 		})
-	}, func(t *addedToken, end int) {
+	}, func(t *AddedToken, end int) {
 		ids = append(ids, t.ID)
 		if ends != nil {
 			*ends = append(*ends, end)

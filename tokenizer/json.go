@@ -87,12 +87,12 @@ func (s *bpeSpec) checkCount() error {
 }
 
 // readAdded reads one of added_tokens.
-func readAdded(r *jsonReader) addedToken {
+func readAdded(r *jsonReader) AddedToken {
 	c := r.component("added token")
 	if c.null {
 		r.fail(ErrFormat, "an added token is null")
 	}
-	t := addedToken{
+	t := AddedToken{
 		ID:         int32(c.must("id").integer(maxID - 1)),
 		Content:    c.string("content"),
 		Special:    c.bool("special", false),

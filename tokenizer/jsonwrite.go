@@ -21,7 +21,7 @@ func (b *BPE) WriteJSON(w io.Writer) error {
 		}
 	}
 	added := slices.Clone(s.added)
-	slices.SortFunc(added, func(a, b addedToken) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(added, func(a, b AddedToken) int { return cmp.Compare(a.ID, b.ID) })
 
 	text("{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [")
 	for i, t := range added {
@@ -73,7 +73,7 @@ func (b *BPE) WriteJSON(w io.Writer) error {
 
 // addedCount reports whether added tokens must be in the vocabulary too: the reference
 // counts the ids of those that are not from the size of the vocabulary.
-func addedCount(tokens []string, added []addedToken) bool {
+func addedCount(tokens []string, added []AddedToken) bool {
 	next := 0
 	for _, t := range tokens {
 		if t != "" {

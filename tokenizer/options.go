@@ -89,7 +89,7 @@ func newBPEOptions(o BPEOptions) (*BPE, error) {
 		case 0, Normal, Unused, ByteToken:
 			s.tokens[i] = t
 		case Control, Unknown, UserDefined:
-			s.added = append(s.added, addedToken{ID: int32(i), Content: t, Special: typ != UserDefined})
+			s.added = append(s.added, AddedToken{ID: int32(i), Content: t, Special: typ != UserDefined})
 		default:
 			return nil, fail(ErrVocab, "token %d, %q, has the type %d", i, short(t), typ)
 		}

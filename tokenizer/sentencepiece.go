@@ -101,7 +101,7 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 	o.UnknownText = cmp.Or(o.UnknownText, " \u2047 ")
 	s = &SentencePiece{o: o, space: space, lead: lead, unk: -1,
 		ids: make(map[string]int32, len(o.Tokens)), reserved: map[string]int32{}}
-	var users, controls []addedToken
+	var users, controls []AddedToken
 	nBytes := 0
 	for i := range s.byteID {
 		s.byteID[i] = -1
@@ -124,14 +124,14 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 			into = s.ids
 		case UserDefined:
 			into = s.ids
-			users = append(users, addedToken{ID: id, Content: t})
+			users = append(users, AddedToken{ID: id, Content: t})
 		case Unknown:
 			if s.unk >= 0 {
 				return nil, fail(ErrVocab, "tokens %d and %d are both unknown", s.unk, id)
 			}
 			s.unk = id
 		case Control:
-			controls = append(controls, addedToken{ID: id, Content: t})
+			controls = append(controls, AddedToken{ID: id, Content: t})
 		case ByteToken:
 			c, ok := byteOfToken(t)
 			if !ok || s.byteID[c] >= 0 {
@@ -174,7 +174,7 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 	return s, err
 }
 
-func contents(tokens []addedToken) []string {
+func contents(tokens []AddedToken) []string {
 	list := make([]string, len(tokens))
 	for i, t := range tokens {
 		list[i] = t.Content
@@ -272,7 +272,7 @@ func (s *SentencePiece) encodeMarkup(text string, ends *[]int) []int32 {
 	ids := make([]int32, 0, len(text)/3+2)
 	s.controls.split(text, false,
 		func(t string, at int) { ids = s.encode(ids, t, at, st) },
-		func(t *addedToken, end int) {
+		func(t *AddedToken, end int) {
 			ids = append(ids, t.ID)
 			if ends != nil {
 				*ends = append(*ends, end)

@@ -260,6 +260,9 @@ func byteSize(shape []int, elementBits uint64) (int64, error) {
 	return int64(n / 8), nil
 }
 
+// Len returns the number of tensors.
+func (f *File) Len() int { return len(f.tensors) }
+
 // Tensors returns the tensors in the order of their offsets.
 func (f *File) Tensors() []Tensor { return slices.Clone(f.tensors) }
 
