@@ -476,20 +476,6 @@ func TestLoadingAFileThatChanges(t *testing.T) {
 	}
 }
 
-func TestSaveDirLeavesTheConfigurationOfOtherWeights(t *testing.T) {
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, configFile), string(marshalConfig(shapes["qwen2"], Generation{}, "float32")))
-	write(t, filepath.Join(dir, "model.safetensors.index.json"), "{}")
-	before := tree(t, dir)
-	require.ErrorContains(t, SaveDir(dir, &Bundle{Model: newModel(t, tiny(), 1)}, SaveOptions{}), "another model")
-	require.Equal(t, before, tree(t, dir))
-
-	require.NoError(t, SaveDir(dir, &Bundle{Model: newModel(t, shapes["qwen2"], 1)}, SaveOptions{}))
-	require.Equal(t, before[configFile], read(t, filepath.Join(dir, configFile)))
-	_, err := LoadDir(dir)
-	require.NoError(t, err)
-}
-
 func TestSaveDirReplacesWeightsOfTheSameModelOnly(t *testing.T) {
 	dir := t.TempDir()
 	a, b := newModel(t, tiny(), 1), newModel(t, tiny(), 2)

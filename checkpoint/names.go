@@ -88,8 +88,9 @@ func (t tensor) rows(headDim int) (n int, ours func(theirs int) int) {
 	}
 }
 
-// entries appends what a file holds of p, with names that begin with prefix.
-func entries(e []safetensors.Entry, prefix string, c chainrule.Config, p *chainrule.Params) []safetensors.Entry {
+// entries appends what a file holds of p, as dtype and with names that begin
+// with prefix.
+func entries(e []safetensors.Entry, prefix, dtype string, c chainrule.Config, p *chainrule.Params) []safetensors.Entry {
 	next, stop := iter.Pull(p.Tensors())
 	defer stop()
 	for t := range tensors(c) {
@@ -98,7 +99,7 @@ func entries(e []safetensors.Entry, prefix string, c chainrule.Config, p *chainr
 			panic("checkpoint: the model lacks a tensor of its Config")
 		}
 		n, ours := t.rows(c.HeadDim)
-		e = append(e, safetensors.Float32Rows(prefix+t.hf, t.shape, own.Data, n, ours))
+		e = append(e, safetensors.Rows(prefix+t.hf, dtype, t.shape, own.Data, n, ours))
 	}
 	return e
 }

@@ -17,7 +17,6 @@ import (
 	"strings"
 
 	"github.com/chainrule-go/chainrule"
-	"github.com/chainrule-go/chainrule/checkpoint/safetensors"
 )
 
 const (
@@ -132,11 +131,9 @@ func writeState(dir string, s *State) error {
 		return err
 	}
 	writers := map[string]func(io.Writer) error{
-		configFile:  writeBytes(marshalConfig(c, Generation{}, "float32")),
-		weightsFile: writeWeights(s.Model),
-		optimizerFile: func(w io.Writer) error {
-			return safetensors.Write(w, metadata, entries(entries(nil, firstMoment, c, m), secndMoment, c, v))
-		},
+		configFile:    writeBytes(marshalConfig(c, Generation{}, "float32")),
+		weightsFile:   writeTensors(entries(nil, "", "F32", c, s.Model.Params), nil),
+		optimizerFile: writeTensors(entries(entries(nil, firstMoment, "F32", c, m), secndMoment, "F32", c, v), nil),
 	}
 	t := trainer{
 		step: s.Step, optimizerStep: s.Optimizer.Step, seed: s.Seed, position: s.Position, hyper: s.Hyper,

@@ -24,8 +24,9 @@ var (
 	ErrSize           = errors.New("size does not match shape and dtype")
 	ErrOverlap        = errors.New("tensors overlap")
 	ErrHole           = errors.New("hole between tensors")
-	ErrChanged        = rawfile.ErrChanged  // the file shrank under the reader
-	ErrNotModel       = rawfile.ErrNotModel // recognisably something else
+	ErrRange          = errors.New("value out of the dtype's range") // of one to write
+	ErrChanged        = rawfile.ErrChanged                           // the file shrank under the reader
+	ErrNotModel       = rawfile.ErrNotModel                          // recognisably something else
 )
 
 // Error says what is wrong with a file, and where.

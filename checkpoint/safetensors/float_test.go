@@ -147,7 +147,7 @@ func TestRowsMoveOnTheWayInAndOut(t *testing.T) {
 		}
 		turn := func(i int) int { return (i + 1) % rows } // row i of the file is row i+1 of data
 		var b bytes.Buffer
-		require.NoError(t, Write(&b, nil, []Entry{Float32Rows("x", shape, data, rows, turn)}))
+		require.NoError(t, Write(&b, nil, []Entry{Rows("x", "F32", shape, data, rows, turn)}))
 		f, err := Read(bytes.NewReader(b.Bytes()), int64(b.Len()))
 		require.NoError(t, err)
 		x, _ := f.Lookup("x")

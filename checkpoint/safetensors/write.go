@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/chainrule-go/chainrule/checkpoint/internal/half"
 )
 
 // Entry is a tensor to write.
@@ -27,13 +29,16 @@ type Entry struct {
 // Float32 returns an Entry of dtype F32. It panics if data has not the length
 // that shape says.
 func Float32(name string, shape []int, data []float32) Entry {
-	return Float32Rows(name, shape, data, 1, func(int) int { return 0 })
+	return Rows(name, "F32", shape, data, 1, func(int) int { return 0 })
 }
 
-// Float32Rows is Float32 that moves rows: data has the given number of rows of
-// equal length, and row from(i) of data becomes row i in the file. It panics if
-// rows does not divide the length.
-func Float32Rows(name string, shape []int, data []float32, rows int, from func(i int) int) Entry {
+// Rows returns an Entry of dtype F32, F16 or BF16, to which values are rounded,
+// to nearest even; a finite one beyond the dtype's range is ErrRange when it is
+// written. Rows move: data has the given number of rows of equal length, and
+// row from(i) of data becomes row i in the file. It panics if rows does not
+// divide the length of data, or that is not what shape says, or the dtype is
+// another.
+func Rows(name, dtype string, shape []int, data []float32, rows int, from func(i int) int) Entry {
 	length := 1
 	for _, d := range shape {
 		length *= d
@@ -44,24 +49,69 @@ func Float32Rows(name string, shape []int, data []float32, rows int, from func(i
 	if rows < 1 || length%rows != 0 {
 		panic("safetensors: rows does not divide the length of the tensor")
 	}
+	encode, width := encoder(dtype)
 	cols := length / rows
 	write := func(w io.Writer) error {
-		buf := make([]byte, 0, min(4*length, bufferSize))
+		buf := make([]byte, 0, min(width*length, bufferSize))
 		for i := range rows {
-			for _, v := range data[from(i)*cols:][:cols] {
-				if len(buf) == cap(buf) {
+			at := from(i) * cols
+			for row := data[at:][:cols]; len(row) > 0; {
+				n := min(len(row), (cap(buf)-len(buf))/width)
+				if n == 0 {
 					if _, err := w.Write(buf); err != nil {
 						return err
 					}
 					buf = buf[:0]
+					continue
 				}
-				buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v))
+				buf = buf[:len(buf)+width*n]
+				if bad := encode(buf[len(buf)-width*n:], row[:n]); bad >= 0 {
+					return fmt.Errorf("%w: element %d of row %d is %v", ErrRange, cols-len(row)+bad, i, row[bad])
+				}
+				row = row[n:]
 			}
 		}
 		_, err := w.Write(buf)
 		return err
 	}
-	return Entry{name, "F32", slices.Clone(shape), write}
+	return Entry{name, dtype, slices.Clone(shape), write}
+}
+
+// encoder returns what writes values in a dtype, and the bytes of one. It
+// returns the index of the first value that is out of range, or -1.
+func encoder(dtype string) (encode func(dst []byte, src []float32) int, width int) {
+	switch dtype {
+	case "F32":
+		return func(dst []byte, src []float32) int {
+			for i, v := range src {
+				binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
+			}
+			return -1
+		}, 4
+	case "F16":
+		return func(dst []byte, src []float32) int {
+			for i, v := range src {
+				h := half.ToF16(v)
+				if h&0x7fff == 0x7c00 && !math.IsInf(float64(v), 0) {
+					return i
+				}
+				binary.LittleEndian.PutUint16(dst[2*i:], h)
+			}
+			return -1
+		}, 2
+	case "BF16":
+		return func(dst []byte, src []float32) int {
+			for i, v := range src {
+				h := half.ToBF16(v)
+				if h&0x7fff == 0x7f80 && !math.IsInf(float64(v), 0) {
+					return i
+				}
+				binary.LittleEndian.PutUint16(dst[2*i:], h)
+			}
+			return -1
+		}, 2
+	}
+	panic("safetensors: Rows writes only F32, F16 and BF16")
 }
 
 // Write writes a file of the entries, in the reference's order: by dtype, the
@@ -158,6 +208,12 @@ func Write(w io.Writer, metadata map[string]string, entries []Entry) error {
 		return fail(err, "", at-int64(out.Buffered()), "writing the end")
 	}
 	return nil
+}
+
+// Size returns how many bytes the entry has in a file. The error is Write's.
+func (e Entry) Size() (int64, error) {
+	_, size, err := e.check()
+	return size, err
 }
 
 // check returns the index of the entry's dtype and its size in bytes.

@@ -139,7 +139,7 @@ func TestWriteReportsAFullDiskWhereverItHappens(t *testing.T) {
 
 func TestMisuseOfWritingPanics(t *testing.T) {
 	require.Panics(t, func() { Float32("a", []int{2}, make([]float32, 3)) })
-	require.Panics(t, func() { Float32Rows("a", []int{3}, make([]float32, 3), 2, func(i int) int { return i }) })
+	require.Panics(t, func() { Rows("a", "F32", []int{3}, make([]float32, 3), 2, func(i int) int { return i }) })
 	require.Panics(t, func() { Write(io.Discard, nil, []Entry{{Name: "a", Dtype: "U8"}}) })
 }
 

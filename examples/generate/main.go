@@ -1,4 +1,4 @@
-// Generate writes text with a trained model, byte after byte as it comes.
+// Generate writes text with a model, as it comes.
 //
 //	go run ./examples/generate runs/opticks-1 "The Rays of Light"
 package main
@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,24 +21,25 @@ import (
 	"github.com/chainrule-go/chainrule/tokenizer"
 )
 
-const help = `Write text with a trained model.
+const help = `Write text with a model.
 
   go run ./examples/generate runs/opticks-1 "The Rays of Light"
   echo "The Rays" | go run ./examples/generate runs/opticks-1
   go run ./examples/generate -tokens stories15M.bin "1 9038 2501"
 
 The model is a run of examples/train, one of its checkpoints, a Hugging Face
-model directory, or a llama2.c file. The prompt is the other arguments, or
-standard input. Models of 256 tokens read and write bytes; there is no
-tokenizer for others yet, so they need -tokens. Ctrl-C stops.
+model directory of a Llama, Mistral, SmolLM, Qwen2, Qwen2.5 or Qwen3, a GGUF
+file, or a llama2.c file with its tokenizer.bin beside it. The prompt is the
+other arguments, or standard input. The model goes on from it; to be answered,
+use examples/chat. Ctrl-C stops.
 
-  -n N              tokens to write (400)
+  -n N              tokens to write at most: a model may end its text (400)
   -temperature X    0 always takes the most likely token (0.8)
   -top-k N          draw from the N most likely; 0: from all (0)
   -top-p X          draw from the fewest that together have this probability;
                     1: from all (0.95)
   -seed N           the same seed writes the same text (1)
-  -tokens           the prompt and the output are token numbers
+  -tokens           the prompt and the output are token numbers, of any model
 ` + cli.BackendHelp
 
 type options struct {
@@ -85,13 +86,12 @@ func run(ctx context.Context, args []string, in *os.File, out io.Writer) error {
 	if _, err := chainrule.NewSampler(o.sampler); err != nil {
 		return cli.UsageError(err.Error())
 	}
-	m, err := load(path)
+	b, err := cli.OpenModel(path, checkpoint.OpenOptions{NoTokenizer: o.numbers}, os.Stderr)
 	if err != nil {
 		return err
 	}
-	if m.VocabSize != (tokenizer.Byte{}).VocabSize() && !o.numbers {
-		return fmt.Errorf("%s has %d tokens; there is no tokenizer for other models than those of bytes yet: use -tokens",
-			path, m.VocabSize)
+	if b.Tokenizer == nil && !o.numbers {
+		return fmt.Errorf("%s has no tokenizer for its %d tokens: use -tokens", path, b.Model.VocabSize)
 	}
 	text := strings.Join(f.Args(), " ")
 	if text == "" && !term.IsTerminal(int(in.Fd())) {
@@ -111,15 +111,15 @@ func run(ctx context.Context, args []string, in *os.File, out io.Writer) error {
 			prompt = append(prompt, int32(token))
 		}
 	} else {
-		stream := tokenizer.NewStream(tokenizer.Byte{})
-		prompt, put, end = tokenizer.Byte{}.Encode(text), stream.Put, stream.Flush
+		prompt, put, end = encode(b.Tokenizer, text)
 		if cli.Width(out) > 0 { // whatever bytes the model writes, the terminal stays whole
 			text = cli.Printable(text)
-			put = func(token int32) string { return cli.Printable(stream.Put(token)) }
-			end = func() string { return cli.Printable(stream.Flush()) }
+			bytes, rest := put, end
+			put = func(token int32) string { return cli.Printable(bytes(token)) }
+			end = func() string { return cli.Printable(rest()) }
 		}
 	}
-	if len(prompt) == 0 {
+	if text == "" {
 		return cli.Usagef("the prompt is empty: give it behind the model, or on standard input")
 	}
 	be, err := cli.Backend(o.backend, os.Stderr)
@@ -131,10 +131,14 @@ func run(ctx context.Context, args []string, in *os.File, out io.Writer) error {
 	if _, err := io.WriteString(out, text); err != nil {
 		return err
 	}
-	for token, err := range cli.Text(ctx, m, be, prompt, o.n, o.sampler) {
+	stop := b.StopTokens()
+	for token, err := range cli.Text(ctx, b.Model, be, prompt, o.n, o.sampler) {
 		if err != nil {
 			fmt.Fprintln(out)
 			return err
+		}
+		if slices.Contains(stop, token) {
+			break
 		}
 		if _, err := io.WriteString(out, put(token)); err != nil {
 			return err
@@ -170,21 +174,24 @@ func read(ctx context.Context, in io.Reader) (string, error) {
 	}
 }
 
-// load reads whatever model path is.
-func load(path string) (*chainrule.Model, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
+// encode returns the tokens of a text, with what the model expects before one,
+// and what writes those that come behind: it decodes them where they stand,
+// and leaves out those that mark text up.
+func encode(t tokenizer.Model, text string) (prompt []int32, put func(int32) string, end func() string) {
+	prefix, _ := t.Template()
+	prompt = append(prefix, t.Encode(text)...)
+	stream, written := tokenizer.NewStream(t), 0
+	for _, token := range prompt {
+		written += len(stream.Put(token))
 	}
-	if !info.IsDir() {
-		return checkpoint.LoadLlama2c(path)
-	}
-	if _, err := os.Lstat(filepath.Join(path, "config.json")); err == nil {
-		return checkpoint.LoadDir(path)
-	}
-	state, _, err := checkpoint.LoadState(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s is neither a model directory, with a config.json, nor a run with a checkpoint: %w", path, err)
-	}
-	return state.Model, nil
+	held := len(t.Decode(prompt)) - written // the prompt ends within a rune, but is there
+	return prompt, func(token int32) string {
+		if t.Special(token) {
+			return ""
+		}
+		text := stream.Put(token)
+		again := min(held, len(text))
+		held -= again
+		return text[again:]
+	}, stream.Flush
 }

@@ -114,6 +114,7 @@ func TestThePrompt(t *testing.T) {
 		{"flags behind", "", []string{path, "-n", "4", "one"}, "one"},
 		{"a dash", "", []string{path, "--", "-n"}, "-n"},
 		{"bad UTF-8", "a\xff\xfeb", []string{path}, "a\xff\xfeb"},
+		{"cut UTF-8", "a\xe2\x82", []string{path}, "a\xe2\x82"},
 		{"beyond the context", long, []string{path}, strings.TrimRight(long, "\n")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -128,7 +129,7 @@ func TestThePrompt(t *testing.T) {
 func TestTokenNumbers(t *testing.T) {
 	path := models(t, newModel(t, 32000))["llama2.c file"]
 	_, err := generate(t, "", path, "text")
-	require.ErrorContains(t, err, "has 32000 tokens; there is no tokenizer for other models than those of bytes yet: use -tokens")
+	require.ErrorContains(t, err, "model.bin has no tokenizer for its 32000 tokens: use -tokens")
 	for _, prompt := range []string{"1 9038 2501", "1,9038,2501", "  1, 9038\n2501 "} {
 		out, err := generate(t, "", "-n", "5", "-tokens", path, prompt)
 		require.NoError(t, err)
@@ -168,7 +169,7 @@ func TestMistakes(t *testing.T) {
 		{[]string{path, ""}, true, "the prompt is empty"},
 		{[]string{filepath.Join(dir, "missing"), "x"}, false, "missing: no such file or directory"},
 		{[]string{file, "x"}, false, "file"},
-		{[]string{dir, "x"}, false, dir + " is neither a model directory, with a config.json, nor a run with a checkpoint"},
+		{[]string{dir, "x"}, false, dir + ": not a model file: it is neither a model directory, with a config.json, nor a run with a checkpoint"},
 		{[]string{broken, "x"}, false, "NaN"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
