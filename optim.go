@@ -18,7 +18,7 @@ func ZeroGrad(g *Params) {
 
 const zeroGrain = 1 << 16
 
-var zeroLoop = par.New(func(data *[]float32, lo, hi int) { clear((*data)[lo:hi]) })
+var zeroLoop = par.New(func(data *[]float32, lo, hi int) { simd.Clear((*data)[lo:hi]) })
 
 // GradNorm returns the Euclidean norm of all gradients together, each counted
 // once, summed in float64. It is NaN or +Inf if the gradients are not finite.
