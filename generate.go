@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/chainrule-go/chainrule/backend"
+	"github.com/chainrule-go/chainrule/internal/mem"
 	"github.com/chainrule-go/chainrule/ops"
 )
 
@@ -73,8 +74,8 @@ func NewSession(m *Model, be backend.Backend, o SessionOptions) (*Session, error
 		ends: make([]float32, o.Batch*m.Dim), outs: make([]float32, o.Batch*m.VocabSize),
 	}
 	for i := range s.keys {
-		s.keys[i] = make([]float32, o.Batch*o.MaxLen*m.kv())
-		s.values[i] = make([]float32, o.Batch*o.MaxLen*m.kv())
+		s.keys[i] = mem.Floats(o.Batch * o.MaxLen * m.kv())
+		s.values[i] = mem.Floats(o.Batch * o.MaxLen * m.kv())
 	}
 	ops.RopeTable(s.cos, s.sin, m.ropeFrequencies(), o.MaxLen)
 	return s, nil

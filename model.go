@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/chainrule-go/chainrule/backend"
+	"github.com/chainrule-go/chainrule/internal/mem"
 	"github.com/chainrule-go/chainrule/internal/par"
 )
 
@@ -169,7 +170,7 @@ func NewParams(c Config) (*Params, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return ParamsOf(c, make([]float32, c.NumParams()))
+	return ParamsOf(c, mem.Floats(c.NumParams()))
 }
 
 // ParamsOf returns Params that are views of data, which the caller owns. It

@@ -3,6 +3,7 @@ package chainrule
 import (
 	"math"
 
+	"github.com/chainrule-go/chainrule/internal/mem"
 	"github.com/chainrule-go/chainrule/internal/par"
 	"github.com/chainrule-go/chainrule/internal/simd"
 	"github.com/chainrule-go/chainrule/ops"
@@ -18,7 +19,7 @@ func ZeroGrad(g *Params) {
 
 const zeroGrain = 1 << 16
 
-var zeroLoop = par.New(func(data *[]float32, lo, hi int) { clear((*data)[lo:hi]) })
+var zeroLoop = par.New(func(data *[]float32, lo, hi int) { simd.Clear((*data)[lo:hi]) })
 
 // GradNorm returns the Euclidean norm of all gradients together, each counted
 // once, summed in float64. It is NaN or +Inf if the gradients are not finite.
@@ -94,7 +95,7 @@ func NewAdamState(c Config) (*AdamState, error) {
 		return nil, err
 	}
 	n := c.NumParams()
-	return &AdamState{M: make([]float32, n), V: make([]float32, n)}, nil
+	return &AdamState{M: mem.Floats(n), V: mem.Floats(n)}, nil
 }
 
 // AdamStep takes one step of AdamW (ops.AdamW has the formula) on every

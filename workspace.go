@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/chainrule-go/chainrule/backend"
+	"github.com/chainrule-go/chainrule/internal/mem"
 	"github.com/chainrule-go/chainrule/ops"
 )
 
@@ -78,7 +79,7 @@ func NewWorkspace(c Config, B, T int, be backend.Backend) (*Workspace, error) {
 	}
 	ws.backend = be
 	ws.layers = make([]layerActivations, c.NLayers)
-	memory := make([]float32, floats)
+	memory := mem.Floats(floats)
 	ws.cut(func(rows, width int) []float32 {
 		t := memory[: rows*width : rows*width]
 		memory = memory[rows*width:]

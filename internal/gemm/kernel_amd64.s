@@ -3231,51 +3231,134 @@ TEXT ·dotAVX512_6x4(SB), NOSPLIT, $0-56
 	KMOVW AX, K1
 	MOVQ  rows+40(FP), AX
 	CMPQ  AX, $0x06
-	JEQ   group6
+	JEQ   group6x4
 	CMPQ  AX, $0x05
-	JEQ   group5
+	JEQ   group5x4
 	CMPQ  AX, $0x04
-	JEQ   group4
+	JEQ   group4x4
 	CMPQ  AX, $0x03
-	JEQ   group3
+	JEQ   group3x4
 	CMPQ  AX, $0x02
-	JEQ   group2
+	JEQ   group2x4
 
-group1:
+group1x8:
+	CMPQ   R13, $0x02
+	JLT    group1x4
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   (R10)(R11*4), R9
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x04, CX
+	JZ     tail1x8
+
+k1x8:
+	VMOVUPS     (R8), Z28
+	VFMADD231PS (R10), Z28, Z0
+	VFMADD231PS (R10)(R11*1), Z28, Z1
+	VFMADD231PS (R10)(R11*2), Z28, Z2
+	VFMADD231PS (R10)(R12*1), Z28, Z3
+	VFMADD231PS (R9), Z28, Z4
+	VFMADD231PS (R9)(R11*1), Z28, Z5
+	VFMADD231PS (R9)(R11*2), Z28, Z6
+	VFMADD231PS (R9)(R12*1), Z28, Z7
+	ADDQ        $0x40, R10
+	ADDQ        $0x40, R9
+	ADDQ        $0x40, R8
+	DECQ        CX
+	JNZ         k1x8
+
+tail1x8:
+	TESTQ       R15, R15
+	JZ          sum1x8
+	VMOVUPS.Z   (R10), K1, Z24
+	VMOVUPS.Z   (R10)(R11*1), K1, Z25
+	VMOVUPS.Z   (R10)(R11*2), K1, Z26
+	VMOVUPS.Z   (R10)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z0
+	VFMADD231PS Z28, Z25, Z1
+	VFMADD231PS Z28, Z26, Z2
+	VFMADD231PS Z28, Z27, Z3
+	VMOVUPS.Z   (R9), K1, Z24
+	VMOVUPS.Z   (R9)(R11*1), K1, Z25
+	VMOVUPS.Z   (R9)(R11*2), K1, Z26
+	VMOVUPS.Z   (R9)(R12*1), K1, Z27
+	VMOVUPS.Z   (R8), K1, Z28
+	VFMADD231PS Z28, Z24, Z4
+	VFMADD231PS Z28, Z25, Z5
+	VFMADD231PS Z28, Z26, Z6
+	VFMADD231PS Z28, Z27, Z7
+
+sum1x8:
+	MOVQ          ldy+24(FP), CX
+	MOVQ          BX, AX
+	VUNPCKLPS     Z1, Z0, Z24
+	VUNPCKHPS     Z1, Z0, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z3, Z2, Z25
+	VUNPCKHPS     Z3, Z2, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, (AX)
+	VUNPCKLPS     Z5, Z4, Z24
+	VUNPCKHPS     Z5, Z4, Z25
+	VADDPS        Z25, Z24, Z24
+	VUNPCKLPS     Z7, Z6, Z25
+	VUNPCKHPS     Z7, Z6, Z26
+	VADDPS        Z26, Z25, Z25
+	VUNPCKLPD     Z25, Z24, Z26
+	VUNPCKHPD     Z25, Z24, Z27
+	VADDPS        Z27, Z26, Z26
+	VEXTRACTF64X4 $0x01, Z26, Y24
+	VADDPS        Y24, Y26, Y24
+	VEXTRACTF32X4 $0x01, Y24, X25
+	VADDPS        X25, X24, X24
+	VMOVUPS       X24, 16(AX)
+	LEAQ          (SI)(R11*8), SI
+	ADDQ          $0x20, BX
+	SUBQ          $0x02, R13
+	JNZ           group1x8
+	JMP           done
+
+group1x4:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	MOVQ   DI, R8
 	MOVQ   SI, R10
-	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x04, CX
-	JZ     tail1
+	JZ     tail1x4
 
-k1:
-	PREFETCHT1  (R14)
-	PREFETCHT1  64(R14)
-	PREFETCHT1  128(R14)
-	PREFETCHT1  192(R14)
-	ADDQ        $0x00000100, R14
-	VMOVUPS     (R10), Z24
-	VMOVUPS     (R10)(R11*1), Z25
-	VMOVUPS     (R10)(R11*2), Z26
-	VMOVUPS     (R10)(R12*1), Z27
+k1x4:
 	VMOVUPS     (R8), Z28
-	VFMADD231PS Z28, Z24, Z0
-	VFMADD231PS Z28, Z25, Z1
-	VFMADD231PS Z28, Z26, Z2
-	VFMADD231PS Z28, Z27, Z3
+	VFMADD231PS (R10), Z28, Z0
+	VFMADD231PS (R10)(R11*1), Z28, Z1
+	VFMADD231PS (R10)(R11*2), Z28, Z2
+	VFMADD231PS (R10)(R12*1), Z28, Z3
 	ADDQ        $0x40, R10
 	ADDQ        $0x40, R8
 	DECQ        CX
-	JNZ         k1
+	JNZ         k1x4
 
-tail1:
+tail1x4:
 	TESTQ       R15, R15
-	JZ          sum1
+	JZ          sum1x4
 	VMOVUPS.Z   (R10), K1, Z24
 	VMOVUPS.Z   (R10)(R11*1), K1, Z25
 	VMOVUPS.Z   (R10)(R11*2), K1, Z26
@@ -3286,7 +3369,7 @@ tail1:
 	VFMADD231PS Z28, Z26, Z2
 	VFMADD231PS Z28, Z27, Z3
 
-sum1:
+sum1x4:
 	MOVQ          ldy+24(FP), CX
 	MOVQ          BX, AX
 	VUNPCKLPS     Z1, Z0, Z24
@@ -3305,11 +3388,11 @@ sum1:
 	VMOVUPS       X24, (AX)
 	LEAQ          (SI)(R11*4), SI
 	ADDQ          $0x10, BX
-	DECQ          R13
-	JNZ           group1
+	SUBQ          $0x01, R13
+	JNZ           group1x4
 	JMP           done
 
-group2:
+group2x4:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3323,9 +3406,9 @@ group2:
 	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x04, CX
-	JZ     tail2
+	JZ     tail2x4
 
-k2:
+k2x4:
 	PREFETCHT1  (R14)
 	PREFETCHT1  64(R14)
 	PREFETCHT1  128(R14)
@@ -3348,11 +3431,11 @@ k2:
 	ADDQ        $0x40, R10
 	ADDQ        $0x40, R8
 	DECQ        CX
-	JNZ         k2
+	JNZ         k2x4
 
-tail2:
+tail2x4:
 	TESTQ       R15, R15
-	JZ          sum2
+	JZ          sum2x4
 	VMOVUPS.Z   (R10), K1, Z24
 	VMOVUPS.Z   (R10)(R11*1), K1, Z25
 	VMOVUPS.Z   (R10)(R11*2), K1, Z26
@@ -3368,7 +3451,7 @@ tail2:
 	VFMADD231PS Z29, Z26, Z6
 	VFMADD231PS Z29, Z27, Z7
 
-sum2:
+sum2x4:
 	MOVQ          ldy+24(FP), CX
 	MOVQ          BX, AX
 	VUNPCKLPS     Z1, Z0, Z24
@@ -3402,11 +3485,11 @@ sum2:
 	VMOVUPS       X24, (AX)
 	LEAQ          (SI)(R11*4), SI
 	ADDQ          $0x10, BX
-	DECQ          R13
-	JNZ           group2
+	SUBQ          $0x01, R13
+	JNZ           group2x4
 	JMP           done
 
-group3:
+group3x4:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3424,9 +3507,9 @@ group3:
 	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x04, CX
-	JZ     tail3
+	JZ     tail3x4
 
-k3:
+k3x4:
 	PREFETCHT1  (R14)
 	PREFETCHT1  64(R14)
 	PREFETCHT1  128(R14)
@@ -3454,11 +3537,11 @@ k3:
 	ADDQ        $0x40, R10
 	ADDQ        $0x40, R8
 	DECQ        CX
-	JNZ         k3
+	JNZ         k3x4
 
-tail3:
+tail3x4:
 	TESTQ       R15, R15
-	JZ          sum3
+	JZ          sum3x4
 	VMOVUPS.Z   (R10), K1, Z24
 	VMOVUPS.Z   (R10)(R11*1), K1, Z25
 	VMOVUPS.Z   (R10)(R11*2), K1, Z26
@@ -3479,7 +3562,7 @@ tail3:
 	VFMADD231PS Z28, Z26, Z10
 	VFMADD231PS Z28, Z27, Z11
 
-sum3:
+sum3x4:
 	MOVQ          ldy+24(FP), CX
 	MOVQ          BX, AX
 	VUNPCKLPS     Z1, Z0, Z24
@@ -3528,11 +3611,11 @@ sum3:
 	VMOVUPS       X24, (AX)
 	LEAQ          (SI)(R11*4), SI
 	ADDQ          $0x10, BX
-	DECQ          R13
-	JNZ           group3
+	SUBQ          $0x01, R13
+	JNZ           group3x4
 	JMP           done
 
-group4:
+group4x4:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3554,9 +3637,9 @@ group4:
 	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x04, CX
-	JZ     tail4
+	JZ     tail4x4
 
-k4:
+k4x4:
 	PREFETCHT1  (R14)
 	PREFETCHT1  64(R14)
 	PREFETCHT1  128(R14)
@@ -3589,11 +3672,11 @@ k4:
 	ADDQ        $0x40, R10
 	ADDQ        $0x40, R8
 	DECQ        CX
-	JNZ         k4
+	JNZ         k4x4
 
-tail4:
+tail4x4:
 	TESTQ       R15, R15
-	JZ          sum4
+	JZ          sum4x4
 	VMOVUPS.Z   (R10), K1, Z24
 	VMOVUPS.Z   (R10)(R11*1), K1, Z25
 	VMOVUPS.Z   (R10)(R11*2), K1, Z26
@@ -3619,7 +3702,7 @@ tail4:
 	VFMADD231PS Z29, Z26, Z14
 	VFMADD231PS Z29, Z27, Z15
 
-sum4:
+sum4x4:
 	MOVQ          ldy+24(FP), CX
 	MOVQ          BX, AX
 	VUNPCKLPS     Z1, Z0, Z24
@@ -3683,11 +3766,11 @@ sum4:
 	VMOVUPS       X24, (AX)
 	LEAQ          (SI)(R11*4), SI
 	ADDQ          $0x10, BX
-	DECQ          R13
-	JNZ           group4
+	SUBQ          $0x01, R13
+	JNZ           group4x4
 	JMP           done
 
-group5:
+group5x4:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3714,9 +3797,9 @@ group5:
 	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x04, CX
-	JZ     tail5
+	JZ     tail5x4
 
-k5:
+k5x4:
 	PREFETCHT1  (R14)
 	PREFETCHT1  64(R14)
 	PREFETCHT1  128(R14)
@@ -3755,11 +3838,11 @@ k5:
 	ADDQ        $0x40, R8
 	ADDQ        $0x40, R9
 	DECQ        CX
-	JNZ         k5
+	JNZ         k5x4
 
-tail5:
+tail5x4:
 	TESTQ       R15, R15
-	JZ          sum5
+	JZ          sum5x4
 	VMOVUPS.Z   (R10), K1, Z24
 	VMOVUPS.Z   (R10)(R11*1), K1, Z25
 	VMOVUPS.Z   (R10)(R11*2), K1, Z26
@@ -3790,7 +3873,7 @@ tail5:
 	VFMADD231PS Z28, Z26, Z18
 	VFMADD231PS Z28, Z27, Z19
 
-sum5:
+sum5x4:
 	MOVQ          ldy+24(FP), CX
 	MOVQ          BX, AX
 	VUNPCKLPS     Z1, Z0, Z24
@@ -3869,11 +3952,11 @@ sum5:
 	VMOVUPS       X24, (AX)
 	LEAQ          (SI)(R11*4), SI
 	ADDQ          $0x10, BX
-	DECQ          R13
-	JNZ           group5
+	SUBQ          $0x01, R13
+	JNZ           group5x4
 	JMP           done
 
-group6:
+group6x4:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -3904,9 +3987,9 @@ group6:
 	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x04, CX
-	JZ     tail6
+	JZ     tail6x4
 
-k6:
+k6x4:
 	PREFETCHT1  (R14)
 	PREFETCHT1  64(R14)
 	PREFETCHT1  128(R14)
@@ -3950,11 +4033,11 @@ k6:
 	ADDQ        $0x40, R8
 	ADDQ        $0x40, R9
 	DECQ        CX
-	JNZ         k6
+	JNZ         k6x4
 
-tail6:
+tail6x4:
 	TESTQ       R15, R15
-	JZ          sum6
+	JZ          sum6x4
 	VMOVUPS.Z   (R10), K1, Z24
 	VMOVUPS.Z   (R10)(R11*1), K1, Z25
 	VMOVUPS.Z   (R10)(R11*2), K1, Z26
@@ -3990,7 +4073,7 @@ tail6:
 	VFMADD231PS Z29, Z26, Z22
 	VFMADD231PS Z29, Z27, Z23
 
-sum6:
+sum6x4:
 	MOVQ          ldy+24(FP), CX
 	MOVQ          BX, AX
 	VUNPCKLPS     Z1, Z0, Z24
@@ -4084,8 +4167,8 @@ sum6:
 	VMOVUPS       X24, (AX)
 	LEAQ          (SI)(R11*4), SI
 	ADDQ          $0x10, BX
-	DECQ          R13
-	JNZ           group6
+	SUBQ          $0x01, R13
+	JNZ           group6x4
 
 done:
 	VZEROUPPER
@@ -5455,41 +5538,110 @@ TEXT ·dotAVX2_2x4(SB), NOSPLIT, $0-56
 	VMOVUPS (AX), Y14
 	MOVQ    rows+40(FP), AX
 	CMPQ    AX, $0x02
-	JEQ     group2
+	JEQ     group2x4
 
-group1:
+group1x8:
+	CMPQ   R13, $0x02
+	JLT    group1x4
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   DI, R8
+	MOVQ   SI, R10
+	LEAQ   (R10)(R11*4), R9
+	MOVQ   k+32(FP), CX
+	SHRQ   $0x03, CX
+	JZ     tail1x8
+
+k1x8:
+	VMOVUPS     (R8), Y12
+	VFMADD231PS (R10), Y12, Y0
+	VFMADD231PS (R10)(R11*1), Y12, Y1
+	VFMADD231PS (R10)(R11*2), Y12, Y2
+	VFMADD231PS (R10)(R12*1), Y12, Y3
+	VFMADD231PS (R9), Y12, Y4
+	VFMADD231PS (R9)(R11*1), Y12, Y5
+	VFMADD231PS (R9)(R11*2), Y12, Y6
+	VFMADD231PS (R9)(R12*1), Y12, Y7
+	ADDQ        $0x20, R10
+	ADDQ        $0x20, R9
+	ADDQ        $0x20, R8
+	DECQ        CX
+	JNZ         k1x8
+
+tail1x8:
+	TESTQ       R15, R15
+	JZ          sum1x8
+	VMASKMOVPS  (R10), Y14, Y8
+	VMASKMOVPS  (R10)(R11*1), Y14, Y9
+	VMASKMOVPS  (R10)(R11*2), Y14, Y10
+	VMASKMOVPS  (R10)(R12*1), Y14, Y11
+	VMASKMOVPS  (R8), Y14, Y12
+	VFMADD231PS Y12, Y8, Y0
+	VFMADD231PS Y12, Y9, Y1
+	VFMADD231PS Y12, Y10, Y2
+	VFMADD231PS Y12, Y11, Y3
+	VMASKMOVPS  (R9), Y14, Y8
+	VMASKMOVPS  (R9)(R11*1), Y14, Y9
+	VMASKMOVPS  (R9)(R11*2), Y14, Y10
+	VMASKMOVPS  (R9)(R12*1), Y14, Y11
+	VMASKMOVPS  (R8), Y14, Y12
+	VFMADD231PS Y12, Y8, Y4
+	VFMADD231PS Y12, Y9, Y5
+	VFMADD231PS Y12, Y10, Y6
+	VFMADD231PS Y12, Y11, Y7
+
+sum1x8:
+	MOVQ         ldy+24(FP), CX
+	MOVQ         BX, AX
+	VHADDPS      Y1, Y0, Y8
+	VHADDPS      Y3, Y2, Y9
+	VHADDPS      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VADDPS       X9, X8, X8
+	VMOVUPS      X8, (AX)
+	VHADDPS      Y5, Y4, Y8
+	VHADDPS      Y7, Y6, Y9
+	VHADDPS      Y9, Y8, Y8
+	VEXTRACTF128 $0x01, Y8, X9
+	VADDPS       X9, X8, X8
+	VMOVUPS      X8, 16(AX)
+	LEAQ         (SI)(R11*8), SI
+	ADDQ         $0x20, BX
+	SUBQ         $0x02, R13
+	JNZ          group1x8
+	JMP          done
+
+group1x4:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	MOVQ   DI, R8
 	MOVQ   SI, R10
-	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x03, CX
-	JZ     tail1
+	JZ     tail1x4
 
-k1:
-	PREFETCHT1  (R14)
-	PREFETCHT1  64(R14)
-	ADDQ        $0x00000080, R14
-	VMOVUPS     (R10), Y8
-	VMOVUPS     (R10)(R11*1), Y9
-	VMOVUPS     (R10)(R11*2), Y10
-	VMOVUPS     (R10)(R12*1), Y11
+k1x4:
 	VMOVUPS     (R8), Y12
-	VFMADD231PS Y12, Y8, Y0
-	VFMADD231PS Y12, Y9, Y1
-	VFMADD231PS Y12, Y10, Y2
-	VFMADD231PS Y12, Y11, Y3
+	VFMADD231PS (R10), Y12, Y0
+	VFMADD231PS (R10)(R11*1), Y12, Y1
+	VFMADD231PS (R10)(R11*2), Y12, Y2
+	VFMADD231PS (R10)(R12*1), Y12, Y3
 	ADDQ        $0x20, R10
 	ADDQ        $0x20, R8
 	DECQ        CX
-	JNZ         k1
+	JNZ         k1x4
 
-tail1:
+tail1x4:
 	TESTQ       R15, R15
-	JZ          sum1
+	JZ          sum1x4
 	VMASKMOVPS  (R10), Y14, Y8
 	VMASKMOVPS  (R10)(R11*1), Y14, Y9
 	VMASKMOVPS  (R10)(R11*2), Y14, Y10
@@ -5500,7 +5652,7 @@ tail1:
 	VFMADD231PS Y12, Y10, Y2
 	VFMADD231PS Y12, Y11, Y3
 
-sum1:
+sum1x4:
 	MOVQ         ldy+24(FP), CX
 	MOVQ         BX, AX
 	VHADDPS      Y1, Y0, Y8
@@ -5511,11 +5663,11 @@ sum1:
 	VMOVUPS      X8, (AX)
 	LEAQ         (SI)(R11*4), SI
 	ADDQ         $0x10, BX
-	DECQ         R13
-	JNZ          group1
+	SUBQ         $0x01, R13
+	JNZ          group1x4
 	JMP          done
 
-group2:
+group2x4:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -5529,9 +5681,9 @@ group2:
 	LEAQ   8192(SI), R14
 	MOVQ   k+32(FP), CX
 	SHRQ   $0x03, CX
-	JZ     tail2
+	JZ     tail2x4
 
-k2:
+k2x4:
 	PREFETCHT1  (R14)
 	PREFETCHT1  64(R14)
 	ADDQ        $0x00000080, R14
@@ -5552,11 +5704,11 @@ k2:
 	ADDQ        $0x20, R10
 	ADDQ        $0x20, R8
 	DECQ        CX
-	JNZ         k2
+	JNZ         k2x4
 
-tail2:
+tail2x4:
 	TESTQ       R15, R15
-	JZ          sum2
+	JZ          sum2x4
 	VMASKMOVPS  (R10), Y14, Y8
 	VMASKMOVPS  (R10)(R11*1), Y14, Y9
 	VMASKMOVPS  (R10)(R11*2), Y14, Y10
@@ -5572,7 +5724,7 @@ tail2:
 	VFMADD231PS Y13, Y10, Y6
 	VFMADD231PS Y13, Y11, Y7
 
-sum2:
+sum2x4:
 	MOVQ         ldy+24(FP), CX
 	MOVQ         BX, AX
 	VHADDPS      Y1, Y0, Y8
@@ -5590,8 +5742,8 @@ sum2:
 	VMOVUPS      X8, (AX)
 	LEAQ         (SI)(R11*4), SI
 	ADDQ         $0x10, BX
-	DECQ         R13
-	JNZ          group2
+	SUBQ         $0x01, R13
+	JNZ          group2x4
 
 done:
 	VZEROUPPER

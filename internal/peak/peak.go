@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/chainrule-go/chainrule/internal/isa"
+	"github.com/chainrule-go/chainrule/internal/mem"
 )
 
 // FMA returns the float32 operations a second of so many threads together that
@@ -43,7 +44,7 @@ func StreamBytes() int { return min(max(2*lastCache(), 256<<20), 1<<30) }
 // NewStreams returns Streams of so many bytes.
 func NewStreams(bytes int) *Streams {
 	n := max(bytes/16/blockFloats, 1) * blockFloats
-	s := &Streams{make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)}
+	s := &Streams{mem.Floats(n), mem.Floats(n), mem.Floats(n), mem.Floats(n)}
 	s.Update(runtime.NumCPU()) // the first touch
 	return s
 }

@@ -29,7 +29,8 @@ func BenchmarkBandwidth(b *testing.B) {
 		{"AdamW", 28, par.New(func(_ *struct{}, lo, hi int) { f.Update(p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi]) })},
 		{"SumSquares", 4, par.New(func(_ *struct{}, lo, hi int) { sums[lo/chunk] = SumSquares(p[lo:hi]) })},
 		{"Max", 4, par.New(func(_ *struct{}, lo, hi int) { Max(p[lo:hi]) })},
-		{"Zero", 4, par.New(func(_ *struct{}, lo, hi int) { clear(g[lo:hi]) })},
+		{"clear", 4, par.New(func(_ *struct{}, lo, hi int) { clear(g[lo:hi]) })},
+		{"Clear", 4, par.New(func(_ *struct{}, lo, hi int) { Clear(g[lo:hi]) })},
 	} {
 		for _, procs := range []int{1, runtime.NumCPU()} {
 			b.Run(fmt.Sprintf("%s/procs=%d", c.name, procs), func(b *testing.B) {

@@ -110,6 +110,17 @@ func kernelScale(x []float32, a float32) {
 	}
 }
 
+func kernelClear(x []float32) {
+	switch set {
+	case isa.AVX512:
+		clearAVX512(ptr(x), len(x))
+	case isa.AVX2:
+		clearAVX2(ptr(x), len(x))
+	default:
+		clear(x)
+	}
+}
+
 func kernelAdd(out, a, b []float32) {
 	switch set {
 	case isa.AVX512:

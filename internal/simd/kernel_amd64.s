@@ -1273,6 +1273,29 @@ done:
 	VZEROUPPER
 	RET
 
+// func clearAVX2(x *float32, n int)
+// Requires: AVX, MMX+
+TEXT ·clearAVX2(SB), NOSPLIT, $0-16
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVNTPS Y0, (AX)
+	VMOVNTPS Y0, 32(AX)
+	VMOVNTPS Y0, 64(AX)
+	VMOVNTPS Y0, 96(AX)
+	VMOVNTPS Y0, 128(AX)
+	VMOVNTPS Y0, 160(AX)
+	VMOVNTPS Y0, 192(AX)
+	VMOVNTPS Y0, 224(AX)
+	ADDQ     $+256, AX
+	SUBQ     $0x40, CX
+	JNZ      block
+	SFENCE
+	VZEROUPPER
+	RET
+
 // func dSoftmaxAVX2(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
 // Requires: AVX
 TEXT ·dSoftmaxAVX2(SB), NOSPLIT, $0-44
@@ -3274,6 +3297,25 @@ by1end:
 	VMOVUPS   Z0, K1, (AX)(SI*1)
 
 done:
+	VZEROUPPER
+	RET
+
+// func clearAVX512(x *float32, n int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·clearAVX512(SB), NOSPLIT, $0-16
+	MOVQ   x+0(FP), AX
+	MOVQ   n+8(FP), CX
+	VXORPS Y0, Y0, Y0
+
+block:
+	VMOVNTPS Z0, (AX)
+	VMOVNTPS Z0, 64(AX)
+	VMOVNTPS Z0, 128(AX)
+	VMOVNTPS Z0, 192(AX)
+	ADDQ     $+256, AX
+	SUBQ     $0x40, CX
+	JNZ      block
+	SFENCE
 	VZEROUPPER
 	RET
 

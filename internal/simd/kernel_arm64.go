@@ -112,4 +112,5 @@ func kernelAddWide(sum []float64, x []float32)                   { goAddWide(sum
 func kernelAddProducts(sum []float64, y, x []float32, r float32) { goAddProducts(sum, y, x, r) }
 func kernelSwigluBackward(dh1, dh3, dout, h1, h3 []float32)      { goSwigluBackward(dh1, dh3, dout, h1, h3) }
 func kernelRope(x, cos, sin []float32, heads int, sign float32)  { goRope(x, cos, sin, heads, sign) }
+func kernelClear(x []float32)                                    { clear(x) } // past the caches, too
 func kernelAdamTraffic(p, g, m, v []float32)                     { goAdamTraffic(p, g, m, v) }

@@ -12,6 +12,7 @@ func kernelDot3(x, y, z []float32) float64                 { return goDot3(x, y,
 func kernelAxpy(y []float32, a float32, x []float32)       { goAxpy(y, a, x) }
 func kernelScale(x []float32, a float32)                   { goScale(x, a) }
 func kernelAdd(out, a, b []float32)                        { goAdd(out, a, b) }
+func kernelClear(x []float32)                              { clear(x) }
 func kernelDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
 	goDSoftmax(ds, p, dp, norm, mean, scale)
 }

@@ -74,6 +74,13 @@ func scaleAVX2(x *float32, n int, a float32)
 //go:noescape
 func addAVX2(out *float32, a *float32, b *float32, n int)
 
+// clearAVX2 is
+//
+//	for i := range n { x[i] = 0 }, n > 0 in whole blocks of 64, x at a multiple of 64 bytes; past the caches
+//
+//go:noescape
+func clearAVX2(x *float32, n int)
+
 // dSoftmaxAVX2 is
 //
 //	for i := range n { p[i] *= norm; ds[i] = p[i] * (dp[i] - mean) * scale }
@@ -213,6 +220,13 @@ func scaleAVX512(x *float32, n int, a float32)
 //
 //go:noescape
 func addAVX512(out *float32, a *float32, b *float32, n int)
+
+// clearAVX512 is
+//
+//	for i := range n { x[i] = 0 }, n > 0 in whole blocks of 64, x at a multiple of 64 bytes; past the caches
+//
+//go:noescape
+func clearAVX512(x *float32, n int)
 
 // dSoftmaxAVX512 is
 //

@@ -50,6 +50,21 @@ func linear(s isa) {
 		end()
 	}
 	{
+		k := function(s, "clear", "func(x *float32, n int)",
+			"for i := range n { x[i] = 0 }, n > 0 in whole blocks of 64, x at a multiple of 64 bytes; past the caches")
+		x, n, v := pointer("x"), pointer("n"), k.zero()
+		const block = 64
+		Label("block")
+		for i := range block / k.lanes {
+			VMOVNTPS(v, Mem{Base: x, Disp: 4 * k.lanes * i})
+		}
+		ADDQ(I32(4*block), x)
+		SUBQ(Imm(block), n)
+		JNZ(LabelRef("block"))
+		SFENCE()
+		end()
+	}
+	{
 		k := function(s, "dSoftmax", "func(ds, p, dp *float32, n int, norm, mean, scale float32)",
 			"for i := range n { p[i] *= norm; ds[i] = p[i] * (dp[i] - mean) * scale }")
 		ds, p, dp, n := pointer("ds"), pointer("p"), pointer("dp"), pointer("n")
