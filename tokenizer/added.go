@@ -124,8 +124,9 @@ func (m *matcher) find(s string, i int) (start, end int, token *AddedToken) {
 }
 
 // split calls text with what is between the tokens in s, and where it starts,
-// and token with each token, and where it ends. If plain, special tokens are text.
-func (m *matcher) split(s string, plain bool, text func(s string, at int), token func(t *AddedToken, end int)) {
+// and token with each token, and where it ends. Where plain, which may be nil,
+// says so of its start and end, a special token is text.
+func (m *matcher) split(s string, plain func(start, end int) bool, text func(s string, at int), token func(t *AddedToken, end int)) {
 	done := 0
 	for i := 0; m != nil && i < len(s); {
 		start, end, t := m.find(s, i)
@@ -133,7 +134,7 @@ func (m *matcher) split(s string, plain bool, text func(s string, at int), token
 			break
 		}
 		i = end
-		if plain && t.Special {
+		if t.Special && plain != nil && plain(start, end) {
 			continue
 		}
 		if t.LStrip {

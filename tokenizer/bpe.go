@@ -223,21 +223,27 @@ func (b *BPE) Template() (prefix, suffix []int32) {
 
 // Encode returns the ids of text, without those of Template. Special tokens in the
 // text, like <|endoftext|>, are found: do not encode so what others wrote.
-func (b *BPE) Encode(text string) []int32 { return b.encode(text, false, nil) }
+func (b *BPE) Encode(text string) []int32 { return b.encode(text, nil, nil) }
 
 // EncodeMarkup is Encode.
-func (b *BPE) EncodeMarkup(text string) []int32 { return b.encode(text, false, nil) }
+func (b *BPE) EncodeMarkup(text string) []int32 { return b.encode(text, nil, nil) }
 
 // EncodePlain returns the ids of text in which special tokens mean nothing:
 // they are encoded as the characters that they are spelled with.
-func (b *BPE) EncodePlain(text string) []int32 { return b.encode(text, true, nil) }
+func (b *BPE) EncodePlain(text string) []int32 { return b.encode(text, everywhere, nil) }
 
 // EncodeOffsets is EncodeMarkup, and where in text each token ends, in bytes:
 // token i is of text[ends[i-1]:ends[i]]. A token may be of nothing, such as a
 // space that the model wants at the start, and of a part of a rune; one of
 // text that was normalized ends where a whole normalized sequence does.
 func (b *BPE) EncodeOffsets(text string) (ids []int32, ends []int) {
-	ids = b.encode(text, false, &ends)
+	return b.EncodeMixed(text, nil)
+}
+
+// EncodeMixed is EncodeOffsets, but special tokens that lie in a part of one
+// of the plain spans mean nothing there, as in EncodePlain. Spans are in order.
+func (b *BPE) EncodeMixed(text string, plain []Span) (ids []int32, ends []int) {
+	ids = b.encode(text, overlap(plain), &ends)
 	return ids, ends
 }
 
@@ -278,8 +284,8 @@ type cached struct{ at, n uint32 }
 const cachedBytes, cachedWords = 48, 1 << 15
 
 // encode returns the ids of text and, if ends is not nil, sets what
-// EncodeOffsets returns.
-func (b *BPE) encode(text string, plain bool, ends *[]int) []int32 {
+// EncodeOffsets returns. Special tokens are text where plain says so.
+func (b *BPE) encode(text string, plain func(start, end int) bool, ends *[]int) []int32 {
 	st := b.scratch.Get().(*bpeScratch)
 	defer b.scratch.Put(st)
 	ids := make([]int32, 0, len(text)/4+1)
@@ -288,7 +294,12 @@ func (b *BPE) encode(text string, plain bool, ends *[]int) []int32 {
 		if ends != nil {
 			a = align(at, len(s))
 		}
-		b.normal.split(b.normalize(s, a), plain, func(s string, within int) {
+		normalized := b.normalize(s, a)
+		plainNormalized := plain
+		if plain != nil && a != nil {
+			plainNormalized = func(start, end int) bool { return plain(a.at(start), a.at(end)) }
+		}
+		b.normal.split(normalized, plainNormalized, func(s string, within int) {
 			a := a.slice(within, len(s))
 			s = b.piece(s, at+within == 0, a)
 			done := 0

@@ -51,6 +51,11 @@ func (b Byte) EncodeOffsets(text string) (ids []int32, ends []int) {
 	return b.Encode(text), ends
 }
 
+// EncodeMixed is EncodeOffsets: there are no special tokens.
+func (b Byte) EncodeMixed(text string, _ []Span) (ids []int32, ends []int) {
+	return b.EncodeOffsets(text)
+}
+
 // ID returns the byte that token is, if it is one.
 func (Byte) ID(token string) (id int32, ok bool) {
 	if len(token) != 1 {

@@ -131,7 +131,7 @@ func newSentencePiece(o SentencePieceOptions) (s *SentencePiece, err error) {
 			}
 			s.unk = id
 		case Control:
-			controls = append(controls, AddedToken{ID: id, Content: t})
+			controls = append(controls, AddedToken{ID: id, Content: t, Special: true})
 		case ByteToken:
 			c, ok := byteOfToken(t)
 			if !ok || s.byteID[c] >= 0 {
@@ -254,23 +254,29 @@ func (s *SentencePiece) EncodePlain(text string) []int32 {
 
 // EncodeMarkup returns the ids of text in which control tokens are found, and what is
 // between them is encoded as texts of their own.
-func (s *SentencePiece) EncodeMarkup(text string) []int32 { return s.encodeMarkup(text, nil) }
+func (s *SentencePiece) EncodeMarkup(text string) []int32 { return s.encodeMarkup(text, nil, nil) }
 
 // EncodeOffsets is EncodeMarkup, and where in text each token ends, in bytes:
 // token i is of text[ends[i-1]:ends[i]]. A token may be of nothing, such as
 // the space at the start, and of a part of a rune.
 func (s *SentencePiece) EncodeOffsets(text string) (ids []int32, ends []int) {
-	ids = s.encodeMarkup(text, &ends)
+	return s.EncodeMixed(text, nil)
+}
+
+// EncodeMixed is EncodeOffsets, but control tokens that lie in a part of one of
+// the plain spans are characters there, as in EncodePlain. Spans are in order.
+func (s *SentencePiece) EncodeMixed(text string, plain []Span) (ids []int32, ends []int) {
+	ids = s.encodeMarkup(text, overlap(plain), &ends)
 	return ids, ends
 }
 
-func (s *SentencePiece) encodeMarkup(text string, ends *[]int) []int32 {
+func (s *SentencePiece) encodeMarkup(text string, plain func(start, end int) bool, ends *[]int) []int32 {
 	st := s.scratch.Get().(*spScratch)
 	defer s.scratch.Put(st)
 	st.ends = ends
 	defer func() { st.ends = nil }()
 	ids := make([]int32, 0, len(text)/3+2)
-	s.controls.split(text, false,
+	s.controls.split(text, plain,
 		func(t string, at int) { ids = s.encode(ids, t, at, st) },
 		func(t *AddedToken, end int) {
 			ids = append(ids, t.ID)

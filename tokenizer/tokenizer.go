@@ -14,6 +14,11 @@
 // with the release of Go.
 package tokenizer
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Tokenizer maps text to token ids 0 ≤ id < VocabSize() and back. It is safe
 // for concurrent use.
 //
@@ -43,6 +48,11 @@ type Model interface {
 	// ends at.
 	EncodeOffsets(text string) (ids []int32, ends []int)
 
+	// EncodeMixed is EncodeOffsets for a text of which the plain spans are
+	// what others wrote: a special token that lies in a part of one means
+	// nothing there. Spans are in order.
+	EncodeMixed(text string, plain []Span) (ids []int32, ends []int)
+
 	// ID returns the id of a token, as the vocabulary spells it.
 	ID(token string) (id int32, ok bool)
 
@@ -57,5 +67,23 @@ type Model interface {
 	// text; no Encode adds them.
 	Template() (prefix, suffix []int32)
 }
+
+// Span is a part of a text: the bytes from Start up to, without, End.
+type Span struct{ Start, End int }
+
+// overlap returns what tells whether a part of a text overlaps one of spans,
+// nil if there are none.
+func overlap(spans []Span) func(start, end int) bool {
+	if len(spans) == 0 {
+		return nil
+	}
+	return func(start, end int) bool {
+		i, _ := slices.BinarySearchFunc(spans, start, func(s Span, start int) int { return cmp.Compare(s.End, start+1) })
+		return i < len(spans) && spans[i].Start < end
+	}
+}
+
+// everywhere is the overlap of a span that is the whole text.
+func everywhere(int, int) bool { return true }
 
 var _, _, _ Model = (*BPE)(nil), (*SentencePiece)(nil), Byte{}
