@@ -1,7 +1,5 @@
 package gemm
 
-import "unsafe"
-
 const (
 	// minK is how few products an element is summed of by kernels.
 	minK = 12
@@ -20,6 +18,7 @@ const (
 
 	maxCols  = 32 // columns of the widest kernel
 	maxLanes = 16
+	maxRows  = 14
 	line     = 16 // floats of a cache line
 
 	tiles = 4 // how many tiles a grid should have for each core
@@ -27,10 +26,10 @@ const (
 
 // block is the memory of one tile.
 type block struct {
-	b    [kBlock * maxCols]float32  // a panel of B
-	edge [kBlock * maxLanes]float32 // rows to transpose, if too few are left
-	a    []float32                  // a block of A, if it is packed
-	next [2]region                  // what the kernel fetches
+	b     [kBlock * maxCols]float32  // a panel of B
+	edge  [kBlock * maxLanes]float32 // rows to transpose, if too few are left
+	a     []float32                  // a block of A, if it is packed
+	ahead ahead
 }
 
 func (m *block) reserve(p *Product) {
@@ -81,12 +80,12 @@ func (p *Product) grid(cores int) {
 func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 	q := p.kern
 	m.reserve(p)
+	m.ahead.plan(p)
 	groups := panels(r1-r0, q.rows)
 	count := groups[0].n + groups[1].n
 	for k0 := 0; k0 < p.k; k0 += p.kb {
 		k := min(p.kb, p.k-k0)
-		nextA := p.sourceA(r0, r1, k0+k)
-		nextA.share = ceil(nextA.rows, count*ceil(c1-c0, q.cols))
+		steps := ceil(k, 2) // of a kernel, for each panel of A
 		for c := c0; c < c1; c += q.cols {
 			var src *float32
 			if p.b.step != 1 && c+q.cols <= c1 {
@@ -94,41 +93,34 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 			} else {
 				p.packB(m, c, min(c+q.cols, c1), k0, k)
 			}
-			nextB := p.sourceB(c+q.cols, k0)
-			if c+q.cols >= c1 {
-				nextB = p.sourceB(c0, k0+k)
-			}
-			nextB.share = ceil(nextB.rows, count)
 
-			// The first panel of B meets a block of A that may come from afar,
-			// and takes it panel by panel: one is fetched while the last is
-			// multiplied, and packed in between.
+			// While the panels of A are multiplied, the next panel of B comes
+			// from afar; with the first panel of B, if A is packed, the next
+			// panel of A.
 			first := c == c0 && p.packed
-			r := r0
-			for _, g := range groups {
-				n := g.n
-				if first {
-					n = min(n, 1)
-				}
-				for left := g.n; left > 0; left -= n {
-					a := p.panelA(m, r, r0, k0, k, g.rows)
-					if first {
-						p.packA(a.data, r, k0, k, g.rows)
-						if k0 == 0 {
-							nextA = p.sourceA(r+g.rows, r+2*g.rows, 0)
-							nextA.share = nextA.rows
-						}
-					}
-					m.next = [2]region{nextA.take(n), nextB.take(n)}
-					q.gemm(&p.c[r*p.ldc+c], &a.data[0], &m.b[0], p.ldc, a.ld, a.k, a.step, k, p.chunk, g.rows, n, min(q.cols, c1-c),
-						p.add || k0 > 0, src, p.b.step, &m.next[0].at)
-					src = nil
-					r += n * g.rows
-				}
+			nextC, nextK := c+q.cols, k0
+			if nextC >= c1 {
+				nextC, nextK = c0, k0+k
 			}
-			if first && k0 == 0 {
-				nextA = p.sourceA(r0, r1, k)
-				nextA.share = ceil(nextA.rows, count*ceil(c1-c0, q.cols))
+			next := m.ahead.nextB(p, nextC, nextK, count*steps)
+			for i, r := 0, r0; i < count; {
+				h, n := groups[0].rows, groups[0].n-i
+				if n <= 0 {
+					h, n = groups[1].rows, count-i
+				}
+				if first {
+					n = 1
+					next = m.ahead.nextPanel(p, i, r0, r+h, k0, k, steps)
+				}
+				a := p.panelA(m, r, r0, k0, k, h)
+				if first {
+					p.packA(a.data, r, k0, k, h)
+				}
+				q.gemm(&p.c[r*p.ldc+c], &a.data[0], &m.b[0], p.ldc, a.ld, a.k, a.step, k, p.chunk, h, n, min(q.cols, c1-c),
+					p.add || k0 > 0, src, p.b.step, &next.base)
+				src = nil
+				i += n
+				r += n * h
 			}
 		}
 	}
@@ -203,48 +195,4 @@ func (p *Product) packB(m *block, c0, c1, k0, k int) {
 		}
 		q.transpose(&m.b[c-c0], &src[0], ld, k4)
 	}
-}
-
-// source is what a block of an operand is read from: rows of cache lines, ld
-// floats apart, of which a kernel fetches a share for each panel of A.
-type source struct {
-	data                   []float32
-	ld, rows, lines, share int
-}
-
-// sourceB is what a panel of B is made of.
-func (p *Product) sourceB(c, k0 int) source {
-	return p.source(p.b, c, p.kern.cols, k0)
-}
-
-// sourceA is rows r0 to r1 of A.
-func (p *Product) sourceA(r0, r1, k0 int) source {
-	return p.source(p.a, r0, r1-r0, k0)
-}
-
-// source is n lanes of o from lane l on, and one block of K from k0 on.
-func (p *Product) source(o operand, l, n, k0 int) source {
-	at, k := l*o.lane+k0*o.step, min(p.kb, p.k-k0)
-	switch {
-	case at >= len(o.data) || k <= 0:
-		return source{}
-	case o.step == 1:
-		return source{data: o.data[at:], ld: o.lane, rows: n, lines: ceil(k, line)}
-	default:
-		return source{data: o.data[at:], ld: o.step, rows: k, lines: ceil(n, line)}
-	}
-}
-
-// take is the share of n panels.
-func (s *source) take(n int) region {
-	if len(s.data) == 0 {
-		return region{}
-	}
-	g := region{uintptr(unsafe.Pointer(&s.data[0])), uintptr(s.ld), uintptr(min(s.share, s.rows)), uintptr(s.lines)}
-	s.rows -= n * s.share
-	s.data = s.data[min(len(s.data), n*s.share*s.ld):]
-	if s.rows <= 0 {
-		s.data = nil
-	}
-	return g
 }

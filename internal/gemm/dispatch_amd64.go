@@ -11,7 +11,7 @@ var kernels = map[isa.Set]*kernel{
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 	},
 	isa.AVX512: {
-		rows: 12, cols: 32, gemm: gemmAVX512_12x32, fma: fmaAVX512,
+		rows: 14, cols: 32, gemm: gemmAVX512_14x32, fma: fmaAVX512,
 		copy: copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
 	},

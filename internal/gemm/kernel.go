@@ -26,10 +26,5 @@ type kernel struct {
 	dotMost int // rows up to which that is faster than to pack W
 }
 
-// region is memory that will be read soon: a kernel gets two, and fetches so
-// many rows of cache lines, ld floats apart, for each panel of A. To fetch is
-// no access: at may be stale or past the end.
-type region struct{ at, ld, rows, lines uintptr }
-
 // best is the kernel that products are made for, or nil.
 var best = kernels[isa.Best]

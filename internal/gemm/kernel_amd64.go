@@ -4,9 +4,9 @@
 
 package gemm
 
-// gemmAVX512_12x32 multiplies panels of A, rows each, with a panel of B:
+// gemmAVX512_14x32 multiplies panels of A, rows each, with a panel of B:
 //
-//	for i := range panels * rows { // rows ≤ 12
+//	for i := range panels * rows { // rows ≤ 14
 //		a := a[i/rows*stepA+i%rows*lda:]
 //		for j := range cols { // ≤ 32
 //			add := add
@@ -31,7 +31,7 @@ package gemm
 // Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.
 //
 //go:noescape
-func gemmAVX512_12x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
+func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 
 // copyAVX512 copies columns into panels:
 //

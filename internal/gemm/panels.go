@@ -14,9 +14,6 @@ type Panels struct {
 	edge [16 * 256]float32 // rows to transpose, if fewer are left than lanes
 }
 
-// nothing is what Mul has kernels fetch: all that it reads is in cache.
-var nothing [2]region
-
 // chain is how many products are summed in one register at most. A panel of as
 // many rows is half of a first-level cache.
 const chain = 192
@@ -137,7 +134,7 @@ func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, 
 			for _, g := range groups {
 				if g.n > 0 {
 					q.gemm(&c[r*ldc+j-n0], &a[r*lda+(l-k0)*ka], b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n,
-						min(q.cols, n1-j), add || l > k0, nil, 0, &nothing[0].at)
+						min(q.cols, n1-j), add || l > k0, nil, 0, &nothing.base)
 				}
 				r += g.n * g.rows
 			}

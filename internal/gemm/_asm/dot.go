@@ -77,8 +77,8 @@ func dot(v isa) {
 		// to next if there are not as many.
 		group := func(n int, next string) {
 			l := func(s string) string { return fmt.Sprintf("%s%dx%d", s, r, n) }
-			X := grid{[]GPPhysical{R8, R9}[:(r+3)/4], ldk, ldk3}
-			W := grid{[]GPPhysical{R10, R9}[:n/4], ldk, ldk3}
+			X := grid{[]GPPhysical{R8, R9}[:ceil(r, perBase)], ldk, ldk3}
+			W := grid{[]GPPhysical{R10, R9}[:ceil(n, perBase)], ldk, ldk3}
 			acc := func(i, j int) VecPhysical { return v.reg[n*i+j] }
 			step := func(tail bool) {
 				if r == 1 && !tail {

@@ -8,13 +8,14 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// The fields of a region in Go, in bytes: a pointer, then how far its rows are
-// apart, how many are fetched for each panel, and of how many cache lines.
+// The fields of a stream in Go, 8 bytes each.
 const (
-	regionLd    = 8
-	regionRows  = 16
-	regionLines = 24
-	region      = 32
+	streamBase = 8 * iota
+	streamTable
+	streamAt
+	streamPart
+	streamStep
+	streamRows
 )
 
 // gemm writes the kernel. Its body exists once for each number of rows: the
@@ -54,12 +55,17 @@ func gemm(v isa) {
 		bj           = v.reg[len(v.reg)-2:]
 		ai           = v.reg[2*v.rows : len(v.reg)-2]
 		panelA       = AllocLocal(8)
-		panels       = AllocLocal(8)
+		panelsLeft   = AllocLocal(8)
 		stepA        = AllocLocal(8)
 		stepC        = AllocLocal(8)
-		next         = [2]Mem{AllocLocal(8), AllocLocal(8)}
+		bytesC       = AllocLocal(8)
 		adds         = AllocLocal(8) // does the chunk add to C?
 		src          = AllocLocal(8) // not 0 in the first panel
+		saved        = AllocLocal(8)
+		pairs        = AllocLocal(8)
+		fresh        = AllocLocal(8)
+		step         = AllocLocal(8)
+		afterA       = AllocLocal(8)
 	)
 	if v.lanes == 8 { // Y12 to Y15: the masks need the first two
 		bj, ai = v.reg[12:14], v.reg[14:16]
@@ -69,12 +75,7 @@ func gemm(v isa) {
 	Load(Param("a"), R14)
 	MOVQ(R14, panelA)
 	Load(Param("panels"), RCX)
-	MOVQ(RCX, panels)
-	Load(Param("next"), R14)
-	for i := range next {
-		MOVQ(at(R14, region*i), RCX)
-		MOVQ(RCX, next[i])
-	}
+	MOVQ(RCX, panelsLeft)
 	Load(Param("src"), RCX)
 	MOVQ(RCX, src)
 	loadBytes("ka", ka)
@@ -82,9 +83,8 @@ func gemm(v isa) {
 	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
 	loadBytes("stepA", RCX)
 	MOVQ(RCX, stepA)
-	loadBytes("ldc", ldc)
-	LEAQ(Mem{Base: ldc, Index: ldc, Scale: 2}, ldc3)
-	MOVQ(ldc, RCX)
+	loadBytes("ldc", RCX)
+	MOVQ(RCX, bytesC)
 	IMULQ(RAX, RCX)
 	MOVQ(RCX, stepC)
 	Load(Param("cols"), RCX)
@@ -97,8 +97,9 @@ func gemm(v isa) {
 	for r := 1; r <= v.rows; r++ {
 		l := func(s string) string { return fmt.Sprintf("%s%d", s, r) }
 		ref := func(s string) LabelRef { return LabelRef(l(s)) }
-		base := []GPPhysical{RDI, R8, R9}[:(r+3)/4]
-		A, C := grid{base, lda, lda3}, grid{base, ldc, ldc3}
+		n := ceil(r, perBase)
+		A := grid{[]GPPhysical{RDI, R8, R9}[:n], lda, lda3}
+		C := grid{A.base, ldc, ldc3}
 		each := func(f func(m Mem, r VecPhysical, j int)) {
 			for i := range r {
 				for j := range 2 {
@@ -106,39 +107,15 @@ func gemm(v isa) {
 				}
 			}
 		}
+		toC := func() {
+			MOVQ(bytesC, ldc)
+			LEAQ(Mem{Base: ldc, Index: ldc, Scale: 2}, ldc3)
+			MOVQ(c, RDI)
+			C.spread()
+		}
 
 		Label(l("panel"))
-		// The lines of C arrive while the products are summed.
-		MOVQ(c, RDI)
-		C.spread()
-		for i := range r {
-			PREFETCHT0(C.row(i, 0))
-			PREFETCHT0(C.row(i, 2*v.bytes()-4))
-		}
-		for i := range next {
-			l := func(s string) string { return l(fmt.Sprint(s, i, "_")) }
-			Load(Param("next"), R14)
-			MOVQ(at(R14, region*i+regionRows), RCX)
-			TESTQ(RCX, RCX)
-			JZ(LabelRef(l("fetched")))
-			MOVQ(next[i], RDI)
-			MOVQ(at(R14, region*i+regionLd), R8)
-			SHLQ(Imm(2), R8)
-			Label(l("fetch"))
-			MOVQ(RDI, R9)
-			MOVQ(at(R14, region*i+regionLines), RAX)
-			Label(l("line"))
-			PREFETCHT1(at(R9, 0))
-			ADDQ(Imm(64), R9)
-			DECQ(RAX)
-			JNZ(LabelRef(l("line")))
-			ADDQ(R8, RDI)
-			DECQ(RCX)
-			JNZ(LabelRef(l("fetch")))
-			MOVQ(RDI, next[i])
-			Label(l("fetched"))
-		}
-
+		MOVQ(U32(1), fresh)
 		MOVBQZX(param("add"), RAX)
 		MOVQ(RAX, adds)
 		Load(Param("b"), b)
@@ -152,32 +129,92 @@ func gemm(v isa) {
 		CMPQ(RCX, left)
 		CMOVQGT(left, RCX)
 		SUBQ(RCX, left)
-		multiply := func() {
+		multiply := func(a grid, at int) {
 			for i := range r {
-				x := ai[i%len(ai)]
-				VBROADCASTSS(A.row(i, 0), x)
+				x := ai[(at+i)%len(ai)]
+				VBROADCASTSS(a.row(i, 0), x)
 				VFMADD231PS(bj[0], x, acc(i, 0))
 				VFMADD231PS(bj[1], x, acc(i, 1))
 			}
-			for _, p := range base {
+		}
+		loadB := func(disp int) {
+			VMOVUPS(at(b, disp), bj[0])
+			VMOVUPS(at(b, disp+v.bytes()), bj[1])
+		}
+		advance := func() {
+			for _, p := range A.base {
 				ADDQ(ka, p)
 			}
 		}
 		MOVQ(src, RAX)
 		TESTQ(RAX, RAX)
 		JNZ(ref("pack"))
-		Label(l("k"))
-		VMOVUPS(at(b, 0), bj[0])
-		VMOVUPS(at(b, v.bytes()), bj[1])
+		SHRQ(Imm(1), RCX)
+		JCC(ref("even"))
+		loadB(0)
 		ADDQ(I32(2*v.bytes()), b)
-		multiply()
+		multiply(A, 0)
+		advance()
+		Label(l("even"))
+		TESTQ(RCX, RCX)
+		JZ(ref("summed"))
+		MOVQ(left, saved)
+		MOVQ(RCX, pairs)
+		CMPQ(fresh, Imm(0))
+		JEQ(ref("stream"))
+		// The rows of C arrive first, one for every two steps.
+		MOVQ(U32(r+1), RCX)
+		CMPQ(RCX, pairs)
+		CMOVQGT(pairs, RCX)
+		SUBQ(RCX, pairs)
+		MOVQ(c, RDX)
+		Load(Param("next"), RAX)
+		MOVQ(at(RAX, streamRows), R15)
+		XORL(R14.As32(), R14.As32())
+		XORL(R13.As32(), R13.As32())
+		MOVQ(I32(-1), step)
+		JMP(ref("k"))
+		Label(l("stream"))
+		MOVQ(pairs, RCX)
+		MOVQ(U32(0), pairs)
+		Load(Param("next"), RAX)
+		MOVQ(at(RAX, streamBase), RDX)
+		MOVQ(at(RAX, streamTable), R15)
+		MOVQ(at(RAX, streamAt), R14)
+		MOVQ(at(RAX, streamPart), R13)
+		MOVQ(at(RAX, streamStep), RAX)
+		MOVQ(RAX, step)
+		Label(l("k"))
+		loadB(0)
+		ADDQ(step, R13)
+		ADCQ(Imm(0), R14)
+		MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
+		multiply(A, 0)
+		advance()
+		loadB(2 * v.bytes())
+		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
+		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
+		multiply(A, r)
+		ADDQ(I32(4*v.bytes()), b)
+		advance()
 		DECQ(RCX)
 		JNZ(ref("k"))
-		Label(l("summed"))
+		CMPQ(fresh, Imm(0))
+		MOVQ(U32(0), fresh)
+		JNE(ref("arrived"))
+		CMPQ(step, Imm(0)) // several goroutines may share a stream that stands still
+		JEQ(ref("arrived"))
+		Load(Param("next"), RAX)
+		MOVQ(R14, at(RAX, streamAt))
+		MOVQ(R13, at(RAX, streamPart))
+		Label(l("arrived"))
+		CMPQ(pairs, Imm(0))
+		JNE(ref("stream"))
+		MOVQ(saved, left)
 
-		MOVQ(RDI, R14) // where A goes on
-		MOVQ(c, RDI)
-		C.spread()
+		Label(l("summed"))
+		MOVQ(RDI, afterA)
+		toC()
 		Load(Param("cols"), RCX)
 		CMPQ(RCX, U8(cols))
 		JNE(ref("tail"))
@@ -187,7 +224,7 @@ func gemm(v isa) {
 		Label(l("store"))
 		each(func(m Mem, r VecPhysical, _ int) { VMOVUPS(r, m) })
 		Label(l("stored"))
-		MOVQ(R14, RDI)
+		MOVQ(afterA, RDI)
 		MOVQ(U32(1), adds)
 		TESTQ(left, left)
 		JNZ(ref("chunk"))
@@ -195,7 +232,7 @@ func gemm(v isa) {
 		ADDQ(stepC, c)
 		MOVQ(stepA, RAX)
 		ADDQ(RAX, panelA)
-		DECQ(panels)
+		DECQ(panelsLeft)
 		JNZ(ref("panel"))
 		JMP(LabelRef("done"))
 
@@ -208,7 +245,8 @@ func gemm(v isa) {
 		}
 		ADDQ(R14, RAX)
 		ADDQ(I32(2*v.bytes()), b)
-		multiply()
+		multiply(A, 0)
+		advance()
 		DECQ(RCX)
 		JNZ(ref("packing"))
 		MOVQ(RAX, src)

@@ -19,7 +19,7 @@ type isa struct {
 
 var (
 	avx512 = isa{"AVX512", []VecPhysical{Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z15,
-		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}, 16, 12}
+		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}, 16, 14}
 	avx2 = isa{"AVX2", []VecPhysical{Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7, Y8, Y9, Y10, Y11, Y12, Y13, Y14, Y15}, 8, 6}
 )
 
@@ -50,29 +50,36 @@ func (v isa) zero(r VecPhysical) {
 // at is the memory disp bytes behind base.
 func at(base Register, disp int) Mem { return Mem{Base: base, Disp: disp} }
 
-// grid addresses the rows of a matrix: base[q] points to row 4q, ld is the
+// grid addresses the rows of a matrix: base[q] points to row 5q, ld is the
 // distance of two rows in bytes, ld3 three times that.
 type grid struct {
 	base    []GPPhysical
 	ld, ld3 GPPhysical
 }
 
+const perBase = 5
+
+func ceil(a, b int) int { return (a + b - 1) / b }
+
 // spread makes the other base registers from the first.
 func (g grid) spread() {
 	for q := 1; q < len(g.base); q++ {
 		LEAQ(Mem{Base: g.base[q-1], Index: g.ld, Scale: 4}, g.base[q])
+		ADDQ(g.ld, g.base[q])
 	}
 }
 
 func (g grid) row(i, disp int) Mem {
-	m := at(g.base[i/4], disp)
-	switch i % 4 {
+	m := at(g.base[i/perBase], disp)
+	switch i % perBase {
 	case 1:
 		m.Index, m.Scale = g.ld, 1
 	case 2:
 		m.Index, m.Scale = g.ld, 2
 	case 3:
 		m.Index, m.Scale = g.ld3, 1
+	case 4:
+		m.Index, m.Scale = g.ld, 4
 	}
 	return m
 }

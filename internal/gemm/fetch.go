@@ -1,0 +1,109 @@
+package gemm
+
+import "unsafe"
+
+// stream is memory that will be read soon, as pairs of cache lines: a kernel
+// brings them into the second-level cache, a step further for every two
+// products that it sums, and notes how far it came. To fetch is no access: a
+// pair may lie past the end.
+type stream struct {
+	base  uintptr
+	table *int // the distances of the pairs from base, in bytes
+	at    int  // in table
+	part  uint // of a pair, in 2⁻⁶⁴
+	step  uint
+	rows  *int // the distances of the rows of C, in bytes
+}
+
+// nothing is a stream that stands still: all that is read is in cache.
+var nothing = func() *stream {
+	table := new([maxRows + 2]int)
+	return &stream{uintptr(unsafe.Pointer(table)), &table[0], 0, 0, 0, &table[0]}
+}()
+
+// lines is a block of an operand in pairs of cache lines.
+type lines struct {
+	stream
+	table []int // and the last one again: a stream ends behind its last pair
+}
+
+// lay makes the table of so many lanes by so many k of o.
+func (l *lines) lay(o operand, lanes, k int) {
+	rows, cols, ld := lanes, k, o.lane
+	if o.step != 1 {
+		rows, cols, ld = k, lanes, o.step
+	}
+	l.table = l.table[:0]
+	for i := range rows {
+		for j := 0; j < cols; j += 2 * line {
+			l.table = append(l.table, 4*(i*ld+j))
+		}
+	}
+	l.table = append(l.table, l.table[len(l.table)-1])
+	l.stream = stream{table: &l.table[0], rows: l.stream.rows}
+}
+
+// begin has the block fetched that begins at lane and k, from pair at on, n of
+// them, while a kernel makes so many steps.
+func (l *lines) begin(o operand, lane, k, at, n, steps int) {
+	l.at, l.part, l.step = at, 0, 0
+	if i := lane*o.lane + k*o.step; i < len(o.data) {
+		l.base = uintptr(unsafe.Pointer(&o.data[i]))
+		l.step = ^uint(0) / uint(max(steps, n+1)) * uint(n)
+	}
+}
+
+func (l *lines) pairs() int { return len(l.table) - 1 }
+
+// ahead is what a tile has fetched: the next panel of B, and, while it takes a block of A panel by panel, its next panel.
+type ahead struct {
+	b, panel lines
+	rows     [maxRows + 1]int
+	of       layout
+}
+
+// layout is what the tables depend on.
+type layout struct {
+	aLane, aStep, bLane, bStep, rows, cols, kb, ldc int
+}
+
+// plan makes the tables for p.
+func (f *ahead) plan(p *Product) {
+	q := p.kern
+	of := layout{p.a.lane, p.a.step, p.b.lane, p.b.step, q.rows, q.cols, p.kb, p.ldc}
+	if f.of == of {
+		return
+	}
+	f.of = of
+	f.b.lay(p.b, q.cols, p.kb)
+	if p.a.step == 1 {
+		f.panel.lay(p.a, q.rows, p.kb)
+	} else {
+		f.panel.lay(p.a, 2*line, p.kb)
+	}
+	for i := range f.rows {
+		f.rows[i] = 4 * i * p.ldc
+	}
+	f.b.rows, f.panel.rows = &f.rows[0], &f.rows[0]
+}
+
+// nextB begins to fetch columns c of the block k0 of B.
+func (f *ahead) nextB(p *Product, c, k0, steps int) *stream {
+	f.b.begin(p.b, c, k0, 0, f.b.pairs(), steps)
+	return &f.b.stream
+}
+
+// nextPanel begins to fetch what the i-th panel of the block k0 of A, k deep,
+// is followed by; r0 is the first row of all, r the next one.
+func (f *ahead) nextPanel(p *Product, i, r0, r, k0, k, steps int) *stream {
+	if p.a.step == 1 {
+		f.panel.begin(p.a, r, k0, 0, f.panel.pairs(), steps)
+		return &f.panel.stream
+	}
+	// Pairs of lines are wider than a panel. The first pairs come with the
+	// first panels.
+	n := min(steps, ceil(k*p.kern.rows, 2*line))
+	at := k + i*n
+	f.panel.begin(p.a, r0+at/k*2*line, k0, at%k, min(n, k-at%k), steps)
+	return &f.panel.stream
+}
