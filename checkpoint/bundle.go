@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/chainrule-go/chainrule"
+	"github.com/chainrule-go/chainrule/checkpoint/gguf"
 	"github.com/chainrule-go/chainrule/tokenizer"
 )
 
@@ -86,7 +87,8 @@ func (b *Bundle) StopTokens() []int32 {
 // carried is what a Bundle has of the files that it was read from, to write
 // them again as they were.
 type carried struct {
-	files map[string][]byte
+	files   map[string][]byte
+	general []gguf.Pair // of a GGUF file: what it says about the model
 
 	// What was made of them: where the Bundle has something else now, that is
 	// written.
@@ -119,12 +121,13 @@ type OpenOptions struct {
 	NoTokenizer bool
 }
 
-// SaveOptions are the options of SaveDir; the zero value is right for most.
+// SaveOptions are the options of SaveDir and SaveGGUF; the zero value is right
+// for most.
 type SaveOptions struct {
 	// DType is what weights are written as: F32, the default, or BF16 or F16,
-	// rounded to nearest even.
+	// rounded to nearest even; in a GGUF file also Q8_0.
 	DType string
-	// ShardSize is how many bytes of weights a file has at most, unless one
+	// ShardSize is how many bytes of weights a file of SaveDir has at most, unless one
 	// tensor has more; 0: 5·10⁹, as transformers has it; negative: no limit.
 	ShardSize int64
 	// Progress is called as that of OpenOptions.

@@ -1,6 +1,7 @@
 package checkpoint_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"math/rand/v2"
@@ -17,15 +18,13 @@ import (
 	"github.com/chainrule-go/chainrule/checkpoint"
 )
 
-// transformersTolerance bounds the difference of two float32 logits.
-const transformersTolerance = 1e-4
-
-// logitsFile is what testdata/check_transformers.py reads and writes beside a
-// model: tokens [B,T] and their logits [B,T,V].
-type logitsFile struct {
-	Tokens [][]int32 `json:"tokens"`
-	Logits []float32 `json:"logits"`
-}
+// How far float32 may be from what transformers computes, in float64 where it
+// lets itself: see testdata/check_transformers.py, which has the same bounds.
+const (
+	logitsBound   = 5e-5 // of the largest difference, relative to the root mean square
+	lossBound     = 1e-6 // relative
+	gradientBound = 2e-5 // of each tensor: of the difference's norm, relative to the norm
+)
 
 // TestTransformersAgrees needs a Python with transformers, named by
 // CHAINRULE_PYTHON. Without one it skips, or fails if
@@ -41,17 +40,17 @@ func TestTransformersAgrees(t *testing.T) {
 
 	t.Run("on models that we wrote", func(t *testing.T) {
 		root := t.TempDir()
-		var dirs []string
+		check := []string{"check"}
 		for name, c := range transformersConfigs() {
 			dir := filepath.Join(root, name)
 			m, err := chainrule.NewModel(c)
 			require.NoError(t, err)
 			randomWeights(m, 7)
-			require.NoError(t, checkpoint.SaveDir(dir, &checkpoint.Bundle{Model: m}, checkpoint.SaveOptions{}))
-			writeLogits(t, dir, m)
-			dirs = append(dirs, dir)
+			save(t, dir, m, checkpoint.SaveOptions{})
+			writeReference(t, dir, m, randomBatch(c))
+			check = append(check, dir)
 		}
-		checkTransformers(t, append([]string{"check"}, dirs...)...)
+		checkTransformers(t, check...)
 	})
 
 	t.Run("on models that it wrote", func(t *testing.T) {
@@ -60,29 +59,21 @@ func TestTransformersAgrees(t *testing.T) {
 		dirs, err := filepath.Glob(filepath.Join(root, "*"))
 		require.NoError(t, err)
 		require.NotEmpty(t, dirs)
-		check, same := []string{"check"}, []string{"same"}
+		same := []string{"same"}
 		for _, dir := range dirs {
-			m, err := checkpoint.LoadDir(dir)
-			require.NoError(t, err)
-			b, err := os.ReadFile(filepath.Join(dir, "logits.json"))
-			require.NoError(t, err)
-			var want logitsFile
-			require.NoError(t, json.Unmarshal(b, &want))
-			got := logitsOf(t, m, want.Tokens)
-			require.Len(t, got, len(want.Logits))
-			for i := range got {
-				if d := math.Abs(float64(got[i] - want.Logits[i])); !(d <= transformersTolerance) {
-					t.Fatalf("%s: logit %d is %v, transformers has %v", dir, i, got[i], want.Logits[i])
+			t.Run(filepath.Base(dir), func(t *testing.T) {
+				m := requireReference(t, dir)
+				for suffix, o := range rewritings(t, dir) {
+					save(t, dir+suffix, m, o)
+					same = append(same, dir, dir+suffix)
 				}
-			}
-
-			again := dir + "_again"
-			require.NoError(t, checkpoint.SaveDir(again, &checkpoint.Bundle{Model: m}, checkpoint.SaveOptions{}))
-			require.NoError(t, os.WriteFile(filepath.Join(again, "logits.json"), b, 0o666))
-			check, same = append(check, again), append(same, dir, again)
+			})
 		}
-		checkTransformers(t, check...)
 		checkTransformers(t, same...)
+	})
+
+	t.Run("on models that newer ones wrote", func(t *testing.T) {
+		checkTransformers(t, "check", filepath.Join("testdata", "transformers4", "small_qwen3"))
 	})
 
 	t.Run("on CHAINRULE_CHECKPOINT", func(t *testing.T) {
@@ -90,14 +81,28 @@ func TestTransformersAgrees(t *testing.T) {
 		if from == "" {
 			t.Skip("CHAINRULE_CHECKPOINT names no model directory")
 		}
-		m, err := checkpoint.LoadDir(from)
-		require.NoError(t, err)
-		// The files themselves, not as we would write them again, beside the logits.
+		m := load(t, from)
+		// The files themselves, not as we would write them again, beside the reference.
 		dir := filepath.Join(t.TempDir(), "checkpoint")
 		require.NoError(t, os.CopyFS(dir, os.DirFS(from)))
-		writeLogits(t, dir, m)
+		writeReference(t, dir, m, randomBatch(m.Config))
 		checkTransformers(t, "check", dir)
 	})
+}
+
+// The files of testdata/transformers4 and 5 are what
+//
+//	check_transformers.py make DIR small_qwen3 small_llama3_sharded small_smollm3
+//
+// wrote with torch 2.15 and transformers 4.57.6 and 5.24.0, which have another
+// config.json, the real Qwen3 and SmolLM3.
+func TestModelsOfNewerTransformersAreComputedAsThere(t *testing.T) {
+	dirs, err := filepath.Glob(filepath.Join("testdata", "transformers?", "*"))
+	require.NoError(t, err)
+	require.Len(t, dirs, 5)
+	for _, dir := range dirs {
+		t.Run(filepath.ToSlash(dir), func(t *testing.T) { requireReference(t, dir) })
+	}
 }
 
 func transformersConfigs() map[string]chainrule.Config {
@@ -124,6 +129,25 @@ func transformersConfigs() map[string]chainrule.Config {
 	return configs
 }
 
+// rewritings are ways in which a model of transformers is written again: each
+// keeps every bit of it.
+func rewritings(t *testing.T, dir string) map[string]checkpoint.SaveOptions {
+	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	require.NoError(t, err)
+	var config struct {
+		Old string `json:"torch_dtype"`
+		New string `json:"dtype"` // since transformers 4.56
+	}
+	require.NoError(t, json.Unmarshal(text, &config))
+	its, ok := map[string]string{"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[config.Old+config.New]
+	require.True(t, ok, "dtype in %s", text)
+	o := map[string]checkpoint.SaveOptions{"_again": {}}
+	if sharded, _ := filepath.Glob(filepath.Join(dir, "*.index.json")); its != "F32" || sharded != nil {
+		o["_sharded"] = checkpoint.SaveOptions{DType: its, ShardSize: 9_000}
+	}
+	return o
+}
+
 // randomWeights makes every tensor matter: Init's norms and biases do not, and
 // its logits are tiny.
 func randomWeights(m *chainrule.Model, seed uint64) {
@@ -140,37 +164,128 @@ func randomWeights(m *chainrule.Model, seed uint64) {
 	m.Touch()
 }
 
-// writeLogits writes a logits.json of random tokens.
-func writeLogits(t *testing.T, dir string, m *chainrule.Model) {
-	t.Helper()
-	r := rand.New(rand.NewPCG(3, 0))
-	f := logitsFile{Tokens: make([][]int32, 2)}
-	for i := range f.Tokens {
-		f.Tokens[i] = make([]int32, min(33, m.SeqLen))
-		for j := range f.Tokens[i] {
-			f.Tokens[i][j] = int32(r.IntN(m.VocabSize))
-		}
-	}
-	f.Logits = logitsOf(t, m, f.Tokens)
-	b, err := json.Marshal(f)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "logits.json"), b, 0o666))
+// reference is the reference.json of testdata/check_transformers.py: a batch
+// [B,T] and its loss.
+type reference struct {
+	Tokens  [][]int32 `json:"tokens"`
+	Targets [][]int32 `json:"targets"` // negative: ignored
+	Loss    float64   `json:"loss"`
 }
 
-func logitsOf(t *testing.T, m *chainrule.Model, tokens [][]int32) []float32 {
+func randomBatch(c chainrule.Config) reference {
+	r := rand.New(rand.NewPCG(3, 0))
+	var f reference
+	for _, rows := range []*[][]int32{&f.Tokens, &f.Targets} {
+		for range 2 {
+			row := make([]int32, min(33, c.SeqLen))
+			for i := range row {
+				row[i] = int32(r.IntN(c.VocabSize))
+			}
+			*rows = append(*rows, row)
+		}
+	}
+	for i := 0; i < len(f.Targets[1]); i += 3 {
+		f.Targets[1][i] = -100
+	}
+	return f
+}
+
+// compute returns what the library computes of the batch: the loss is in f.
+func (f *reference) compute(t *testing.T, m *chainrule.Model) (logits []float32, gradient *chainrule.Params) {
 	t.Helper()
 	be, err := cpu.New(cpu.Options{})
 	require.NoError(t, err)
 	defer be.Close()
-	ws, err := chainrule.NewWorkspace(m.Config, len(tokens), len(tokens[0]), be)
-	require.NoError(t, err)
-	var flat []int32
-	for _, row := range tokens {
-		flat = append(flat, row...)
+	var tokens, targets []int32
+	for i := range f.Tokens {
+		tokens, targets = append(tokens, f.Tokens[i]...), append(targets, f.Targets[i]...)
 	}
-	_, err = chainrule.Forward(m, ws, flat, nil)
+	ws, err := chainrule.NewWorkspace(m.Config, len(f.Tokens), len(f.Tokens[0]), be)
 	require.NoError(t, err)
-	return ws.Logits()
+	f.Loss, err = chainrule.Forward(m, ws, tokens, targets)
+	require.NoError(t, err)
+	logits = append(logits, ws.Logits()...)
+	gradient, err = chainrule.NewParams(m.Config)
+	require.NoError(t, err)
+	require.NoError(t, chainrule.Backward(m, ws, gradient))
+	return logits, gradient
+}
+
+// writeReference computes f and puts it beside the model in dir.
+func writeReference(t *testing.T, dir string, m *chainrule.Model, f reference) {
+	t.Helper()
+	logits, gradient := f.compute(t, m)
+	text, err := json.Marshal(f)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "reference.json"), text, 0o666))
+	raw, err := binary.Append(nil, binary.LittleEndian, logits)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "logits.f32"), raw, 0o666))
+	g, err := chainrule.NewModelOf(m.Config, gradient)
+	require.NoError(t, err)
+	save(t, filepath.Join(dir, "gradient"), g, checkpoint.SaveOptions{})
+}
+
+// requireReference loads the model in dir and compares it with the reference
+// there.
+func requireReference(t *testing.T, dir string) *chainrule.Model {
+	t.Helper()
+	m := load(t, dir)
+	text, err := os.ReadFile(filepath.Join(dir, "reference.json"))
+	require.NoError(t, err)
+	var want reference
+	require.NoError(t, json.Unmarshal(text, &want))
+	raw, err := os.ReadFile(filepath.Join(dir, "logits.f32"))
+	require.NoError(t, err)
+	wantLogits := make([]float32, len(raw)/4)
+	_, err = binary.Decode(raw, binary.LittleEndian, wantLogits)
+	require.NoError(t, err)
+	wantGradient := load(t, filepath.Join(dir, "gradient"))
+
+	got := want
+	logits, gradient := got.compute(t, m)
+	require.Len(t, logits, len(wantLogits))
+	worst, sum := 0.0, 0.0
+	for i, x := range wantLogits {
+		sum += float64(x) * float64(x)
+		if d := math.Abs(float64(logits[i]) - float64(x)); !(d <= worst) { // NaN is worst
+			worst = d
+		}
+	}
+	worst /= math.Sqrt(sum / float64(len(wantLogits)))
+	ofLoss := math.Abs(got.Loss/want.Loss - 1)
+	ofGradient, name := 0.0, ""
+	tensors := map[string][]float32{}
+	for g := range gradient.Tensors() {
+		tensors[g.Name] = g.Data
+	}
+	for w := range wantGradient.Tensors() {
+		d2, w2 := 0.0, 0.0
+		for i, x := range w.Data {
+			d := float64(tensors[w.Name][i]) - float64(x)
+			d2, w2 = d2+d*d, w2+float64(x)*float64(x)
+		}
+		if r := math.Sqrt(d2 / w2); !(r <= ofGradient) {
+			ofGradient, name = r, w.Name
+		}
+	}
+	t.Logf("logits within %.2g, loss %.4f within %.2g, gradients within %.2g (%s)", worst, got.Loss, ofLoss, ofGradient, name)
+	require.True(t, worst <= logitsBound, "logits")
+	require.True(t, ofLoss <= lossBound, "loss")
+	require.True(t, ofGradient <= gradientBound, "gradient of %s", name)
+	return m
+}
+
+func load(t *testing.T, dir string) *chainrule.Model {
+	t.Helper()
+	b, err := checkpoint.Open(dir, checkpoint.OpenOptions{NoTokenizer: true})
+	require.NoError(t, err)
+	return b.Model
+}
+
+func save(t *testing.T, dir string, m *chainrule.Model, o checkpoint.SaveOptions) {
+	t.Helper()
+	require.NoError(t, checkpoint.SaveDir(dir, &checkpoint.Bundle{Model: m}, o))
 }
 
 func checkTransformers(t *testing.T, args ...string) {

@@ -2,71 +2,96 @@
 """Compares the library with Hugging Face transformers, for TestTransformersAgrees.
 
     check_transformers.py check DIR...   DIR is a model directory with a
-        logits.json of the same tokens' logits: transformers, in float32, must
-        compute logits that differ by at most 1e-4.
-    check_transformers.py make ROOT      writes random models of transformers'
-        own, ROOT/NAME, each with its logits.json.
-    check_transformers.py same A B ...   the model files of A and B have the
-        same tensors, bit for bit once they are float32.
+        reference (below): transformers must compute the same.
+    check_transformers.py make ROOT [NAME...]   writes random models of
+        transformers' own, of every architecture and of odd shapes, ROOT/NAME,
+        each with its reference; with names only those.
+    check_transformers.py same A B ...   transformers loads the same tensors
+        from A and B, bit for bit once they are float32.
 
-logits.json is {"tokens": [[...]], "logits": [...]}: tokens [B,T], logits
-[B,T,V] flattened.
+A reference is beside a model what it computes for a batch: reference.json,
+{"tokens": [[...]], "targets": [[...]], "loss": x}, where a target of -100 is
+ignored; logits.f32, little-endian, [B,T,V]; and gradient, a model directory
+whose weights are the gradient of the loss. Here it is computed in float64 but
+where transformers insists on float32: in its norms and rotary angles.
 
 A transformers without Qwen3 (before 4.51, and later ones need a newer PyTorch
 than Debian's) is given one: its Llama, with an RMSNorm on every head of q and
-k, which is all that Qwen3 changes.
+k, which is all that Qwen3 changes. The models of checkpoint/testdata, which
+newer ones made, hold that against the real one: see there.
 """
 
+import copy
+import functools
 import json
 import os
 import pathlib
+import random
 import sys
+import zlib
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 
+import numpy
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM)
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-TOLERANCE = 1e-4
+# How far a float32 computation may be away: the largest difference of a logit
+# relative to their root mean square, that of the loss relative to the loss,
+# and the norm of each gradient's difference relative to the gradient's.
+LOGITS, LOSS, GRADIENT = 5e-5, 1e-6, 2e-5
+
+T = 70  # the length of a sequence
 WEIGHTS = "model.safetensors"
-NORMS = (".q_norm.weight", ".k_norm.weight")
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 
-def llama_with_head_norms(config, norms):
-    """Qwen3 made of a Llama, its weights unset but the norms'."""
-    llama = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
-    model = LlamaForCausalLM(LlamaConfig(**llama))
-    for i, layer in enumerate(model.model.layers):
-        a = layer.self_attn
-        for name, proj in (("q_norm", a.q_proj), ("k_norm", a.k_proj)):
-            weight = norms.pop(f"model.layers.{i}.self_attn.{name}.weight")
-            assert weight.shape == (a.head_dim,), f"layer {i}, {name}: {list(weight.shape)}, want [{a.head_dim}]"
+REAL_QWEN3 = hasattr(transformers, "Qwen3ForCausalLM")
 
-            def norm(_module, _inputs, out, weight=weight):
-                heads = out.unflatten(-1, (-1, weight.numel()))
-                variance = heads.pow(2).mean(-1, keepdim=True)
-                return (weight * heads * torch.rsqrt(variance + config["rms_norm_eps"])).flatten(-2)
 
-            proj.register_forward_hook(norm)
-    assert not norms, f"norms of no layer: {list(norms)}"
-    return model
+class Qwen3(LlamaForCausalLM):
+    """Qwen3 made of a Llama, from Qwen3's config. Its parameters have Qwen3's names."""
+
+    def __init__(self, config):
+        super().__init__(LlamaConfig(**{k: v for k, v in config.items() if k not in ("model_type", "architectures")}))
+        self.qwen3_config = config
+        for layer in self.model.layers:
+            a = layer.self_attn
+            for name, proj in (("q_norm", a.q_proj), ("k_norm", a.k_proj)):
+                norm = LlamaRMSNorm(a.head_dim, config["rms_norm_eps"])
+                setattr(a, name, norm)
+                proj.register_forward_hook(lambda _module, _inputs, out, norm=norm: norm(
+                    out.unflatten(-1, (-1, norm.weight.numel()))).flatten(-2))
+
+    def save_pretrained(self, directory, **options):
+        super().save_pretrained(directory, **options)
+        (directory / "config.json").write_text(json.dumps(self.qwen3_config))
+
+
+def tensors_of(directory):
+    tensors = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        tensors.update(load_file(path))
+    return tensors
 
 
 def load(directory):
     config = json.loads((directory / "config.json").read_text())
-    if config["model_type"] == "qwen3" and not hasattr(transformers, "Qwen3ForCausalLM"):
-        tensors = {k: v.float() for k, v in load_file(directory / WEIGHTS).items()}
-        norms = {k: tensors.pop(k) for k in list(tensors) if k.endswith(NORMS)}
-        model = llama_with_head_norms(config, norms)
+    if config["model_type"] == "qwen3" and not REAL_QWEN3:
+        model = Qwen3(config)
+        tensors = tensors_of(directory)
         if config["tie_word_embeddings"]:
-            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-        model.load_state_dict(tensors)
+            tensors[HEAD] = tensors[EMBEDDING]
+        model.load_state_dict(tensors)  # strict; copies into float32
         return model.eval()
     model, info = AutoModelForCausalLM.from_pretrained(
         directory, torch_dtype=torch.float32, output_loading_info=True)
@@ -76,103 +101,167 @@ def load(directory):
     return model.eval()
 
 
-@torch.no_grad()
-def logits_of(model, tokens):
-    return model(torch.tensor(tokens)).logits
+def compute(model, tokens, targets):
+    """Logits, loss and gradient, by the parameters' names."""
+    model = model.double()
+    logits = model(torch.tensor(tokens), use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), torch.tensor(targets).flatten(), ignore_index=-100)
+    loss.backward()
+    return logits.detach(), loss.item(), {name: p.grad for name, p in model.named_parameters()}
 
 
 def check(directory):
-    want = json.loads((directory / "logits.json").read_text())
+    want = json.loads((directory / "reference.json").read_text())
     model = load(directory)
-    ours = logits_of(model, want["tokens"])
-    theirs = torch.tensor(want["logits"], dtype=torch.float32)
-    assert theirs.numel() == ours.numel(), f"{directory}: {theirs.numel()} logits, want {list(ours.shape)}"
-    worst = (ours.flatten() - theirs).abs().max().item()
-    print(f"{directory.name}: {type(model).__name__}, {ours.numel()} logits of standard deviation "
-          f"{ours.std().item():.2f}, max |difference| {worst:.2g}")
-    return worst <= TOLERANCE  # false for NaN too
+    logits, loss, gradient = compute(model, want["tokens"], want["targets"])
+    theirs = torch.from_numpy(numpy.fromfile(directory / "logits.f32", "<f4")).double()
+    assert theirs.numel() == logits.numel(), f"{directory}: {theirs.numel()} logits, want {list(logits.shape)}"
+    scale = logits.pow(2).mean().sqrt().item()
+    worst = (logits.flatten() - theirs).abs().max().item() / scale
+    of_loss = abs(want["loss"] / loss - 1)
+    g = tensors_of(directory / "gradient")
+    assert g.keys() == gradient.keys(), f"{directory}: gradients of {sorted(g.keys() ^ gradient.keys())} are only in one"
+    of_gradient, name = max(((g[k].double() - v).norm().item() / v.norm().item(), k) for k, v in gradient.items())
+    print(f"{directory.name}: {type(model).__name__}, {logits.numel()} logits of RMS {scale:.2f} within {worst:.2g} of it, "
+          f"loss {loss:.4f} within {of_loss:.2g}, {len(g)} gradients within {of_gradient:.2g} ({name})")
+    return worst <= LOGITS and of_loss <= LOSS and of_gradient <= GRADIENT  # false for NaN too
 
 
 def models():
-    """Name, model and the type its weights are saved as."""
+    """Name, model, the type its weights are saved as and the size of a file."""
+    f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
     shape = dict(vocab_size=61, hidden_size=32, intermediate_size=40, num_hidden_layers=3,
-                 num_attention_heads=4, max_position_embeddings=64, bos_token_id=None, eos_token_id=None)
+                 num_attention_heads=4, max_position_embeddings=96, bos_token_id=None, eos_token_id=None)
     llama3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                   original_max_position_embeddings=16)
-    yield "mha_untied", LlamaForCausalLM(LlamaConfig(**shape)), torch.float32
-    yield "gqa_tied", LlamaForCausalLM(LlamaConfig(
-        **shape, num_key_value_heads=2, tie_word_embeddings=True, rope_theta=500.0)), torch.float32
-    yield "mqa_head_dim", LlamaForCausalLM(LlamaConfig(
-        **shape, num_key_value_heads=1, head_dim=12, rms_norm_eps=1e-5)), torch.float32
-    yield "llama3_rope", LlamaForCausalLM(LlamaConfig(
-        **shape, num_key_value_heads=2, rope_scaling=llama3)), torch.float32
-    yield "linear_rope", LlamaForCausalLM(LlamaConfig(
-        **shape, rope_scaling=dict(rope_type="linear", factor=2.0))), torch.float32
-    yield "bf16", LlamaForCausalLM(LlamaConfig(**shape)), torch.bfloat16
-    yield "f16", LlamaForCausalLM(LlamaConfig(**shape)), torch.float16
-    yield "qwen2", Qwen2ForCausalLM(Qwen2Config(**shape, num_key_value_heads=2)), torch.float32
-    yield "qwen2_tied", Qwen2ForCausalLM(Qwen2Config(
-        **shape, num_key_value_heads=2, tie_word_embeddings=True)), torch.float32
+    linear = dict(rope_type="linear", factor=2.5)
+
+    def config(defaults, more):
+        return copy.deepcopy({**shape, **defaults, **more})  # transformers writes into rope_scaling
+
+    def llama(**more):
+        return LlamaForCausalLM(LlamaConfig(**config({}, more)))
+
+    def mistral(**more):
+        return MistralForCausalLM(MistralConfig(**config({"sliding_window": None}, more)))
+
+    def qwen2(**more):
+        return Qwen2ForCausalLM(Qwen2Config(**config({}, more)))
+
+    def qwen3(**more):
+        c = config({"num_key_value_heads": 2, "head_dim": 12, "rope_theta": 1000000.0}, more)
+        if REAL_QWEN3:
+            return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**c))
+        return Qwen3({"rms_norm_eps": 1e-6, "rope_scaling": None, "tie_word_embeddings": False, "hidden_act": "silu",
+                      "attention_bias": False, "use_sliding_window": False, "torch_dtype": "float32",
+                      "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **c})
+
+    yield "mha_untied", llama(), f32, None
+    yield "gqa_tied", llama(num_key_value_heads=2, tie_word_embeddings=True, rope_theta=500.0), f32, None
+    yield "mqa_head_dim", llama(num_key_value_heads=1, head_dim=12, rms_norm_eps=1e-5), f32, None
+    yield "small_heads", llama(hidden_size=48, num_key_value_heads=2, head_dim=6), f32, None
+    yield "odd_sizes", llama(vocab_size=67, hidden_size=33, intermediate_size=41, num_hidden_layers=1,
+                             num_attention_heads=3, num_key_value_heads=1, head_dim=10), f32, None
+    if int(transformers.__version__.split(".")[0]) < 5:  # which wants a multiple of the heads, whatever head_dim is
+        yield "hidden_size_of_no_heads", llama(hidden_size=39, head_dim=8), f32, None
+    yield "wider_than_tiles", llama(vocab_size=517, hidden_size=136, intermediate_size=200, num_hidden_layers=2,
+                                    num_attention_heads=8, num_key_value_heads=2, head_dim=34), f32, None
+    yield "llama3_rope", llama(num_key_value_heads=2, head_dim=16, rope_scaling=llama3), f32, None
+    yield "linear_rope", llama(rope_scaling=linear), f32, None
+    yield "bf16", llama(), bf16, None
+    yield "f16", llama(), f16, None
+    yield "sharded", llama(num_key_value_heads=2), f32, "20KB"
+    yield "sharded_bf16_tied", llama(tie_word_embeddings=True, rope_scaling=llama3), bf16, "9KB"
+    yield "mistral", mistral(num_key_value_heads=2, head_dim=12), f32, None
+    yield "mistral_in_its_window", mistral(num_key_value_heads=2, sliding_window=T), f32, None
+    yield "mistral_sharded_f16", mistral(num_key_value_heads=1), f16, "10KB"
+    yield "qwen2", qwen2(num_key_value_heads=2), f32, None
+    yield "qwen2_tied", qwen2(num_key_value_heads=2, tie_word_embeddings=True), f32, None
+    yield "qwen2_sharded_bf16", qwen2(num_key_value_heads=4), bf16, "10KB"
+    yield "qwen3", qwen3(tie_word_embeddings=True), f32, None
+    yield "qwen3_untied_mha_bf16", qwen3(num_key_value_heads=4, head_dim=6), bf16, None
+
+    small = dict(vocab_size=31, hidden_size=24, intermediate_size=28, num_hidden_layers=2, num_key_value_heads=2)
+    yield "small_qwen3", qwen3(**small, head_dim=8, tie_word_embeddings=True), f32, None
+    yield "small_llama3_sharded", llama(**small, rope_scaling=llama3, rope_theta=300.0), f32, "20KB"
+
+    if hasattr(transformers, "SmolLM3ForCausalLM"):
+        yield "small_smollm3", transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(
+            **config(small, dict(no_rope_layers=[1, 1], tie_word_embeddings=True, pad_token_id=None)))), f32, None
+
+    r = random.Random(6)
+    for n, make in enumerate([llama, mistral, qwen2, qwen3] * 3):
+        heads = r.choice([1, 2, 3, 4, 6])
+        kind = r.choice([(f32, None), (f16, None), (bf16, None), (f32, "15KB")])
+        yield f"drawn_{n}_{make.__name__}", make(
+            vocab_size=r.randint(7, 150), hidden_size=heads * r.randint(2, 24), intermediate_size=r.randint(1, 90),
+            num_hidden_layers=r.randint(1, 4), num_attention_heads=heads,
+            num_key_value_heads=r.choice([k for k in range(1, heads + 1) if heads % k == 0]),
+            head_dim=2 * r.randint(1, 14), rope_theta=r.choice([100.0, 10000.0, 5e5]),
+            rms_norm_eps=r.choice([1e-6, 1e-5, 1e-3]), tie_word_embeddings=r.random() < 0.5,
+            rope_scaling=r.choice([None, linear, llama3])), *kind
 
 
-@torch.no_grad()
-def make(root):
-    torch.manual_seed(1)
-    tokens = torch.randint(0, 61, (2, 33)).tolist()
-    for name, model, dtype in models():
-        # as transformers starts a model, norms are 1, biases 0 and logits tiny
+def randomize(model):
+    """As transformers starts a model, norms are 1, biases 0 and logits tiny."""
+    with torch.no_grad():
         for key, p in model.named_parameters():
-            p.normal_(std=0.2)
+            p.normal_(std=1.2 / max(model.config.hidden_size, 16) ** 0.5)
             if "norm" in key:
                 p.add_(1)
-        model.to(dtype).save_pretrained(root / name)
-        write(root / name, tokens, logits_of(load(root / name), tokens))
-    make_qwen3(root / "qwen3", tokens)
 
 
-def make_qwen3(directory, tokens):
-    """What Qwen3ForCausalLM.save_pretrained writes, from its documented names."""
-    config = dict(
-        architectures=["Qwen3ForCausalLM"], model_type="qwen3", attention_bias=False, hidden_act="silu",
-        vocab_size=61, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=12, max_position_embeddings=64, rms_norm_eps=1e-6,
-        rope_theta=1000000.0, rope_scaling=None, tie_word_embeddings=True, use_sliding_window=False,
-        torch_dtype="float32")
-    norms = {f"model.layers.{i}.self_attn.{n}_norm.weight": 1 + 0.2 * torch.randn(12)
-             for i in range(2) for n in "qk"}
-    model = llama_with_head_norms(config, dict(norms))
-    for key, p in model.named_parameters():
-        p.normal_(std=0.2)
-        if "norm" in key:
-            p.add_(1)
-    tensors = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(config))
-    save_file({**tensors, **norms}, directory / WEIGHTS, metadata={"format": "pt"})
-    write(directory, tokens, logits_of(load(directory), tokens))
+def make(root, names):
+    for name, model, dtype, shard in models():
+        if names and name not in names:
+            continue
+        torch.manual_seed(zlib.crc32(name.encode()))
+        randomize(model)
+        model.to(dtype).save_pretrained(root / name, **({} if shard is None else dict(max_shard_size=shard)))
+        assert (shard is None) == (root / name / WEIGHTS).exists(), f"{name}: not in files of {shard}"
+        write(root / name, batch(model.config.vocab_size))
 
 
-def write(directory, tokens, logits):
-    (directory / "logits.json").write_text(json.dumps(dict(tokens=tokens, logits=logits.flatten().tolist())))
+def batch(vocabulary):
+    """Random tokens and targets, of which every third of the second row is ignored."""
+    tokens, targets = torch.randint(0, vocabulary, (2, 2, T))
+    targets[1, ::3] = -100
+    return tokens.tolist(), targets.tolist()
+
+
+def write(directory, batch):
+    """The reference of a model directory."""
+    logits, loss, gradient = compute(load(directory), *batch)
+    (directory / "reference.json").write_text(json.dumps(dict(tokens=batch[0], targets=batch[1], loss=loss)))
+    logits.numpy().astype("<f4").tofile(directory / "logits.f32")
+    (directory / "gradient").mkdir()
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "gradient" / "config.json").write_text(json.dumps(config))
+    save_file({k: v.float() for k, v in gradient.items()}, directory / "gradient" / WEIGHTS)
+
+
+@functools.lru_cache(1)
+def loaded(directory):
+    return load(directory).state_dict()
 
 
 def same(a, b):
-    x, y = load_file(a / WEIGHTS), load_file(b / WEIGHTS)
+    x, y = loaded(a), load(b).state_dict()
     missing = sorted(x.keys() ^ y.keys())
     other = sorted(k for k in x.keys() & y.keys()
-                   if x[k].shape != y[k].shape or not torch.equal(x[k].float(), y[k].float()))
+                   if x[k].shape != y[k].shape or x[k].numpy().tobytes() != y[k].numpy().tobytes())
     if missing or other:
         print(f"{a.name}: only in one: {missing}; not the same: {other}")
     return not missing and not other
 
 
-def main(command, *paths):
-    paths = [pathlib.Path(p) for p in paths]
+def main(command, *args):
+    paths = [pathlib.Path(a) for a in args]
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     if command == "check" and paths:
         return all([check(p) for p in paths])
-    if command == "make" and len(paths) == 1:
-        make(paths[0])
+    if command == "make" and paths:
+        make(paths[0], args[1:])
         return True
     if command == "same" and paths and len(paths) % 2 == 0:
         return all([same(a, b) for a, b in zip(paths[::2], paths[1::2])])

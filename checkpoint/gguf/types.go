@@ -59,6 +59,12 @@ func (t Type) String() string {
 // one by one, 0 if t is no type.
 func (t Type) Block() int { return int(t.layout().block) }
 
+// Bytes returns the size of n elements, whole blocks, 0 if t is no type.
+func (t Type) Bytes(n int) int64 {
+	l := t.layout()
+	return int64(n) / max(l.block, 1) * l.size
+}
+
 // valueType is the type of a value of the metadata.
 type valueType uint32
 
