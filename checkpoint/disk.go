@@ -206,6 +206,7 @@ func createFile(path string, write func(io.Writer) error) (d digest, err error) 
 	err = write(w)
 	if err == nil {
 		err = change("sync", path, f.Sync)
+		uncache(f) // for what verifies it
 	}
 	if e := f.Close(); err == nil {
 		err = e

@@ -21,6 +21,7 @@ import (
 
 const (
 	optimizerFile = "optimizer.safetensors"
+	averageFile   = "average.safetensors"
 	trainerFile   = "trainer.json"
 
 	statePrefix = "checkpoint-"
@@ -30,17 +31,18 @@ const (
 )
 
 // stateFiles are the files that trainer.json vouches for, in the order in
-// which they are written.
-var stateFiles = []string{configFile, weightsFile, optimizerFile}
+// which they are written. The average need not be there.
+var stateFiles = []string{configFile, weightsFile, optimizerFile, averageFile}
 
 // State is a training run between two steps.
 type State struct {
 	Model     *chainrule.Model
 	Optimizer *chainrule.AdamState
-	Step      int             // steps done
-	Seed      uint64          // of the run
-	Position  int64           // in the data, in units of the data's reader
-	Hyper     json.RawMessage // the run's hyperparameters: any JSON value, kept as it is; nil is null
+	Average   *chainrule.Params // of the weights over the steps; nil: none
+	Step      int               // steps done
+	Seed      uint64            // of the run
+	Position  int64             // in the data, in units of the data's reader
+	Hyper     json.RawMessage   // the run's hyperparameters: any JSON value, kept as it is; nil is null
 
 	// Damaged says why LoadState passed over states of later steps. SaveState
 	// does not look at it.
@@ -48,17 +50,19 @@ type State struct {
 }
 
 // SaveState writes dir/checkpoint-<step>, a Hugging Face model directory (see
-// SaveDir) with two more files, and returns its path:
+// SaveDir) with some more files, and returns its path:
 //
 //   - optimizer.safetensors: Adam's moments, in float32, as "exp_avg." and
 //     "exp_avg_sq." before the name of the weight, rows in the weight's order;
+//   - average.safetensors, if there is an Average: a model.safetensors of it;
 //   - trainer.json: the other fields of State, the size and SHA-256 of every
 //     file, and a SHA-256 of itself, taken with its own 64 digits as zeros.
 //
-// The state is written under another name, synced and renamed, and only then
-// are the states of earlier steps removed: a process killed at any instant, or
-// a machine that loses power, leaves the old or the new state whole. A state
-// of the same step is replaced. A whole state of a later step is ErrNewer, so
+// The state is written under another name, synced, read again and compared, and
+// renamed. Only then are the states of earlier steps removed, but for those of
+// the steps in keep: a process killed at any instant, or a machine that loses
+// power, leaves the old or the new state whole. A state of the same step is
+// replaced. A whole state of a later step is ErrNewer, so
 // that a run begun anew does not end an old one; a damaged one is renamed to
 // damaged-checkpoint-<step>. What killed saves left is removed. One process at
 // a time may save to dir; any may load from it meanwhile.
@@ -66,12 +70,15 @@ type State struct {
 // If the path is not empty although there is an error, the state was saved and
 // tidying up failed. SaveState panics if Model or Optimizer is nil or of
 // another shape, or a number is negative.
-func SaveState(dir string, s *State) (path string, err error) {
+func SaveState(dir string, s *State, keep ...int) (path string, err error) {
 	if s == nil || s.Model == nil || s.Optimizer == nil {
 		panic("checkpoint: SaveState: no Model or no Optimizer")
 	}
 	if n := s.Model.NumParams(); len(s.Optimizer.M) != n || len(s.Optimizer.V) != n {
 		panic("checkpoint: SaveState: Optimizer is of another shape than Model")
+	}
+	if s.Average != nil && len(s.Average.Data) != s.Model.NumParams() {
+		panic("checkpoint: SaveState: Average is of another shape than Model")
 	}
 	if s.Step < 0 || s.Optimizer.Step < 0 || s.Position < 0 {
 		panic("checkpoint: SaveState: a negative Step or Position")
@@ -82,7 +89,7 @@ func SaveState(dir string, s *State) (path string, err error) {
 	if err := makeDir(dir); err != nil {
 		return "", err
 	}
-	if err := sweep(dir, temporary+statePrefix, removing+statePrefix); err != nil {
+	if err := SweepStates(dir); err != nil {
 		return "", err
 	}
 	if err := wantNewest(dir, s.Step); err != nil {
@@ -93,7 +100,11 @@ func SaveState(dir string, s *State) (path string, err error) {
 	if err := change("mkdir", tmp, func() error { return os.Mkdir(tmp, 0o777) }); err != nil {
 		return "", err
 	}
-	if err := writeState(tmp, s); err != nil {
+	err = writeState(tmp, s)
+	if err == nil {
+		err = change("verify", tmp, func() error { _, err := verify(tmp); return err })
+	}
+	if err != nil {
 		os.RemoveAll(tmp)
 		return "", err
 	}
@@ -110,13 +121,42 @@ func SaveState(dir string, s *State) (path string, err error) {
 		return path, err
 	}
 	for _, o := range old {
-		if o.step <= s.Step && o.name != base {
+		if o.step <= s.Step && o.name != base && (o.old || !slices.Contains(keep, o.step)) {
 			if err := remove(dir, o.name); err != nil {
 				return path, err
 			}
 		}
 	}
 	return path, nil
+}
+
+// SweepStates removes what killed saves left in dir. SaveState does so, too.
+func SweepStates(dir string) error {
+	return sweep(dir, temporary+statePrefix, removing+statePrefix)
+}
+
+// Info is what is known of a state without reading its weights.
+type Info struct {
+	Path  string
+	Step  int
+	Hyper json.RawMessage
+}
+
+// States returns the states in dir, the oldest first. Those whose trainer.json
+// is damaged are left out; other files are not looked at.
+func States(dir string) ([]Info, error) {
+	there, err := states(dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []Info
+	for _, s := range slices.Backward(there) {
+		path := filepath.Join(dir, s.name)
+		if t, err := readTrainer(path); err == nil && !s.old {
+			all = append(all, Info{path, t.step, t.hyper})
+		}
+	}
+	return all, nil
 }
 
 // writeState fills the new directory dir with the files of s.
@@ -135,11 +175,17 @@ func writeState(dir string, s *State) error {
 		weightsFile:   writeTensors(entries(nil, "", "F32", c, s.Model.Params), nil),
 		optimizerFile: writeTensors(entries(entries(nil, firstMoment, "F32", c, m), secndMoment, "F32", c, v), nil),
 	}
+	if s.Average != nil {
+		writers[averageFile] = writeTensors(entries(nil, "", "F32", c, s.Average), nil)
+	}
 	t := trainer{
 		step: s.Step, optimizerStep: s.Optimizer.Step, seed: s.Seed, position: s.Position, hyper: s.Hyper,
 		files: map[string]digest{},
 	}
 	for _, name := range stateFiles {
+		if writers[name] == nil {
+			continue
+		}
 		if t.files[name], err = createFile(filepath.Join(dir, name), writers[name]); err != nil {
 			return err
 		}
@@ -326,7 +372,7 @@ func verify(path string) (*trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range stateFiles {
+	for _, name := range t.names() {
 		s, err := openVerified(path, name, t)
 		if err != nil {
 			return nil, err
@@ -408,7 +454,7 @@ func readStateFiles(path string) (*State, error) {
 			s.File.Close() // a second time where all went well, which does nothing
 		}
 	}()
-	for _, name := range stateFiles {
+	for _, name := range t.names() {
 		if sources[name], err = openVerified(path, name, t); err != nil {
 			delete(sources, name)
 			return nil, err
@@ -447,6 +493,17 @@ func readStateFiles(path string) (*State, error) {
 		return nil, err
 	}
 	s.Optimizer.Step = t.optimizerStep
+	if sources[averageFile] != nil {
+		average, err := weightsOf(sources[averageFile])
+		if err != nil {
+			return nil, err
+		}
+		m, err := average.readModel(c, nil)
+		if err := average.close(err); err != nil {
+			return nil, err
+		}
+		s.Average = m.Params
+	}
 	return s, nil
 }
 
@@ -479,6 +536,14 @@ type trainer struct {
 	files               map[string]digest
 }
 
+// names lists the files that t vouches for.
+func (t *trainer) names() []string {
+	if _, ok := t.files[averageFile]; ok {
+		return stateFiles
+	}
+	return stateFiles[:len(stateFiles)-1]
+}
+
 const (
 	trainerFormat  = "chainrule training state"
 	trainerVersion = 1
@@ -505,7 +570,7 @@ func (t *trainer) marshal() []byte {
   "position": %d,
   "hyperparameters": %s,
   "files": {`, trainerFormat, trainerVersion, t.step, t.optimizerStep, t.seed, t.position, hyper)
-	for i, name := range stateFiles {
+	for i, name := range t.names() {
 		if i > 0 {
 			b = append(b, ',')
 		}
@@ -569,6 +634,9 @@ func parseTrainerFields(b []byte) (*trainer, error) {
 	}
 	files.only(stateFiles...)
 	for _, name := range stateFiles {
+		if name == averageFile && !files.has(name) {
+			continue
+		}
 		f := files.object(name)
 		if f == nil {
 			files.fail(name, "is missing")

@@ -1,6 +1,9 @@
 package data
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"math/bits"
 )
@@ -58,8 +61,9 @@ func NewBatches(tokens []int32, B, T int, seed uint64) (*Batches, error) {
 func (d *Batches) Windows() int { return int(d.windows) }
 
 // Fill writes batch k into tokens and targets, both [B,T]. It panics if k is
-// negative or a length is wrong.
-func (d *Batches) Fill(k int, tokens, targets []int32) {
+// negative or a length is wrong. The error is that of reading; tokens in memory
+// have none.
+func (d *Batches) Fill(k int, tokens, targets []int32) error {
 	if k < 0 {
 		panic("data: Batches.Fill: negative k")
 	}
@@ -72,6 +76,28 @@ func (d *Batches) Fill(k int, tokens, targets []int32) {
 		copy(tokens[row*d.t:][:d.t], d.tokens[at:])
 		copy(targets[row*d.t:][:d.t], d.tokens[at+1:])
 	}
+	return nil
+}
+
+// Fingerprint identifies the batches: the tokens, B, T and the seed.
+func (d *Batches) Fingerprint() string {
+	return fmt.Sprintf("%d tokens, SHA-256 %s, in batches of %d×%d, seed %d", len(d.tokens), SHA256(d.tokens), d.b, d.t, d.seed)
+}
+
+// SHA256 returns that of tokens as little-endian int32, in hexadecimal.
+func SHA256(tokens []int32) string {
+	h := sha256.New()
+	block := make([]byte, 0, 64<<10)
+	for len(tokens) > 0 {
+		n := min(len(tokens), cap(block)/4)
+		block = block[:0]
+		for _, id := range tokens[:n] {
+			block = binary.LittleEndian.AppendUint32(block, uint32(id))
+		}
+		h.Write(block)
+		tokens = tokens[n:]
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // start returns the position of the i-th window of an epoch.

@@ -1,11 +1,15 @@
 package train
 
-// SetFree replaces what the file systems say of their free space.
-func SetFree(f func(dir string) (int64, bool)) (restore func()) {
-	old := free
-	free = f
-	return func() { free = old }
+// SetFreeDisk replaces what the file systems say of their free space.
+func SetFreeDisk(f func(dir string) (int64, bool)) (restore func()) {
+	old := freeDisk
+	freeDisk = f
+	return func() { freeDisk = old }
 }
 
-// FreeBytes is what they say.
-func FreeBytes(dir string) (int64, bool) { return freeBytes(dir) }
+// SetFreeMemory replaces what the system says of its free memory.
+func SetFreeMemory(f func() (int64, bool)) (restore func()) {
+	old := freeMemory
+	freeMemory = f
+	return func() { freeMemory = old }
+}

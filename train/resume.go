@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/checkpoint"
 )
 
@@ -38,15 +38,21 @@ func (e *MismatchError) Error() string {
 }
 
 // Resume returns a Trainer that goes on from a checkpoint: dir is one, or has
-// some, of which the newest whole one is taken (Damaged tells of others). If c.Model is nil, the Trainer
-// makes one; otherwise its weights are overwritten. New checkpoints go to
-// c.Dir, usually dir; any other must not have checkpoints yet.
+// some, of which the newest whole one is taken (Damaged tells of others). If
+// c.Model is nil, the Trainer makes one; otherwise its weights are overwritten.
+// New checkpoints go to c.Dir, usually dir; any other must not have checkpoints
+// yet. Errors are New's, too.
 //
 // The run must be the same. If the model's Config, the seed, the batch, the
-// schedule, the optimizer's settings, clipping or the training tokens are not
-// those of the checkpoint, the error is a *MismatchError that lists them all.
-// Steps, evaluation and saving may change.
-func Resume(dir string, c Config) (*Trainer, error) {
+// learning rates of the steps taken, the optimizer's settings, clipping, the
+// average or the training data are not those of the checkpoint, the error is a
+// *MismatchError that lists them all. Steps, what comes of the schedule,
+// evaluation, saving and policies may change.
+//
+// Bits also depend on the architecture, the instruction set, the backend and
+// the versions of Go and of this library. Where these differ, Warnings says so;
+// with c.Exact it is a *MismatchError.
+func Resume(dir string, c Config) (_ *Trainer, err error) {
 	state, path, err := checkpoint.LoadState(dir)
 	if err != nil {
 		return nil, fmt.Errorf("train: resuming from %s: %w", dir, err)
@@ -59,54 +65,132 @@ func Resume(dir string, c Config) (*Trainer, error) {
 		return nil, err
 	}
 	c = c.withDefaults()
-	hyper, err := c.hyper()
+	r, err := c.readRecord(state)
 	if err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return nil, fmt.Errorf("train: %s: hyperparameters: %w", path, err)
 	}
-	if err := compare(path, state, c, hyper); err != nil {
+	if err := compare(path, state, c, r); err != nil {
 		return nil, err
 	}
-	if state.Step < 0 || state.Position < 0 || state.Step > c.Steps {
-		return nil, fmt.Errorf("train: %s is at step %d and batch %d, want 0 to Config.Steps %d and 0 or more",
-			path, state.Step, state.Position, c.Steps)
+	inexact := r.platformDifferences(c)
+	if c.Exact && inexact != nil {
+		return nil, &MismatchError{path, inexact}
 	}
-	// Steps, batches and updates are counted together from the start of a run.
-	if state.Position/int64(c.Accumulate) != int64(state.Step) || state.Position%int64(c.Accumulate) != 0 || state.Optimizer.Step != state.Step {
-		return nil, fmt.Errorf("train: %s is of no run: step %d with batch %d and %d updates, want Accumulate %d batches and one update a step",
-			path, state.Step, state.Position, state.Optimizer.Step, c.Accumulate)
+	if err := checkCounts(path, state, c, r); err != nil {
+		return nil, err
 	}
-	allowed, room := path, 2
+	allowed := path
 	if sameFile(c.Dir, dir) {
 		allowed = "*"
 	}
-	if sameFile(c.Dir, filepath.Dir(path)) {
-		room = 1 // beside this one
-	}
-	if err := prepareDir(c, allowed, room); err != nil {
-		return nil, err
-	}
-	t, err := newTrainer(c, hyper, state.Optimizer)
+	lock, err := prepareDir(c, allowed)
 	if err != nil {
 		return nil, err
 	}
-	if given != nil {
-		copy(given.Data, state.Model.Data)
-		given.Touch()
+	defer func() {
+		if err != nil && lock != nil {
+			unlock(lock)
+		}
+	}()
+	t, err := newTrainer(c, lock)
+	if err != nil {
+		return nil, fmt.Errorf("train: %w", err)
 	}
-	t.step, t.position = state.Step, state.Position
-	t.savedStep, t.savedPath, t.damaged = state.Step, path, state.Damaged
+	if t.average, err = newAverage(c.EMA, c.Model); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	if err := t.restore(state, path, r); err != nil {
+		return nil, fmt.Errorf("train: %s: %w", path, err)
+	}
+	t.damaged = state.Damaged
+	for _, d := range inexact {
+		t.warnings = append(t.warnings, fmt.Errorf("train: %s was saved by a run on %s %s, this is %s: the bits will differ from those of an uninterrupted run",
+			path, d.Name, d.Saved, d.Given))
+	}
 	return t, nil
 }
 
+// restore takes the state of a checkpoint.
+func (t *Trainer) restore(s *checkpoint.State, path string, r record) error {
+	if (s.Average != nil) != (t.average != nil) {
+		return fmt.Errorf("average.safetensors is there: %v, EMA is %v", s.Average != nil, t.c.EMA)
+	}
+	m := t.c.Model
+	if m != s.Model {
+		copy(m.Data, s.Model.Data)
+		m.Touch()
+	}
+	if t.average != nil {
+		copy(t.average.model.Data, s.Average.Data)
+		t.average.model.Touch()
+	}
+	t.adam = s.Optimizer
+	t.step, t.cursor = s.Step, s.Position/int64(t.c.Accumulate)
+	t.saves = saves{step: s.Step, path: path, time: time.Now()}
+	t.seen, t.skipped = r.Run.Seen, slices.Clone(r.Run.Skipped)
+	slices.Sort(t.skipped)
+	t.recent.load(r.Run.Recent)
+	t.valStep = 0
+	if r.Run.ValLoss != nil {
+		t.valStep, t.valLoss = s.Step, *r.Run.ValLoss
+	}
+	return nil
+}
+
+// readRecord returns the record of a checkpoint. Of one that has no progress,
+// it is what it must have been.
+func (c Config) readRecord(s *checkpoint.State) (r record, err error) {
+	if err := json.Unmarshal(s.Hyper, &r); err != nil {
+		return r, err
+	}
+	if r.Run == nil {
+		r.Run = &progress{Seen: s.Position * int64(c.Batch) * int64(c.SeqLen)}
+	}
+	return r, nil
+}
+
+// checkCounts returns an error unless steps, batches and updates are counted
+// together from the start of a run.
+func checkCounts(path string, s *checkpoint.State, c Config, r record) error {
+	if s.Step < 0 || s.Position < 0 || s.Step > c.Steps {
+		return fmt.Errorf("train: %s is at step %d and batch %d, want 0 to Config.Steps %d and 0 or more",
+			path, s.Step, s.Position, c.Steps)
+	}
+	cursor, passed := s.Position/int64(c.Accumulate), int64(0)
+	for _, at := range r.Run.Skipped {
+		if at < cursor {
+			passed++
+		}
+	}
+	if s.Position%int64(c.Accumulate) != 0 || cursor != int64(s.Step)+passed || s.Optimizer.Step != s.Step {
+		return fmt.Errorf("train: %s is of no run: step %d with batch %d, %d passed over, and %d updates, want Accumulate %d batches and one update a step",
+			path, s.Step, s.Position, passed, s.Optimizer.Step, c.Accumulate)
+	}
+	return nil
+}
+
 // compare returns a *MismatchError unless the state is one of c's run.
-func compare(path string, s *checkpoint.State, c Config, hyper json.RawMessage) error {
-	saved, err := settings(s.Model.Config, s.Seed, s.Hyper)
+func compare(path string, s *checkpoint.State, c Config, r record) error {
+	saved, err := values(s.Model.Config, s.Seed, s.Hyper)
 	if err != nil {
 		return fmt.Errorf("train: %s: hyperparameters: %w", path, err)
 	}
-	given, err := settings(c.Model.Config, c.Seed, hyper)
+	settings, err := c.settings()
+	if err != nil {
+		return err
+	}
+	hyper, err := json.Marshal(settings.withData(c))
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
+	}
+	given, err := values(c.Model.Config, c.Seed, hyper)
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	delete(saved, "Run")
+	if r.Run.RatesSum != "" && r.Run.RatesSum == ratesSum(c.Schedule, s.Step) {
+		delete(saved, "Schedule") // it has been the same so far
+		delete(given, "Schedule")
 	}
 	all := maps.Clone(saved)
 	maps.Copy(all, given)
@@ -122,6 +206,21 @@ func compare(path string, s *checkpoint.State, c Config, hyper json.RawMessage) 
 	return nil
 }
 
+// platformDifferences returns how this process differs from that of the
+// checkpoint in what bits depend on.
+func (r record) platformDifferences(c Config) (diffs []Difference) {
+	if r.Run.On == (platform{}) {
+		return nil
+	}
+	was, is := reflect.ValueOf(r.Run.On), reflect.ValueOf(thisPlatform(c))
+	for i := range was.NumField() {
+		if a, b := was.Field(i).String(), is.Field(i).String(); a != b {
+			diffs = append(diffs, Difference{was.Type().Field(i).Name, a, b})
+		}
+	}
+	return diffs
+}
+
 // orUnset stands for a setting that only one of two versions knows.
 func orUnset(v string) string {
 	if v == "" {
@@ -130,9 +229,9 @@ func orUnset(v string) string {
 	return v
 }
 
-// settings returns the values, as compact JSON, of everything that a run must
+// values returns the values, as compact JSON, of everything that a run must
 // have in common with its checkpoint.
-func settings(model any, seed uint64, hyper json.RawMessage) (map[string]string, error) {
+func values(model chainrule.Config, seed uint64, hyper json.RawMessage) (map[string]string, error) {
 	all := map[string]string{"Seed": fmt.Sprint(seed)}
 	add := func(prefix string, object []byte) error {
 		var fields map[string]json.RawMessage
@@ -156,60 +255,4 @@ func settings(model any, seed uint64, hyper json.RawMessage) (map[string]string,
 		return nil, err
 	}
 	return all, add("", hyper)
-}
-
-// free is freeBytes, but in tests.
-var free = freeBytes
-
-// prepareDir makes c.Dir and checks that files can be written there, and that
-// there is room for so many checkpoints, before a step is taken that could not
-// be saved. Checkpoints that are there already must be allowed: "" is none of
-// them, "*" all, else the one of that path.
-func prepareDir(c Config, allowed string, room int) error {
-	dir := c.Dir
-	if dir == "" {
-		return nil
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return fmt.Errorf("train: output directory: %w", err)
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("train: output directory: %w", err)
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if n, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".old"), "checkpoint-"); ok && n != "" && strings.Trim(n, "0123456789") == "" &&
-			allowed != "*" && !sameFile(path, allowed) {
-			return fmt.Errorf("train: output directory: %s is there already: resume from it, or choose another directory: %w",
-				path, fs.ErrExist)
-		}
-	}
-	f, err := os.CreateTemp(dir, ".writable-*")
-	if err != nil {
-		return fmt.Errorf("train: output directory: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(make([]byte, 4096))
-	if err == nil {
-		err = f.Sync() // a full disk may say so only here
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return fmt.Errorf("train: output directory: %w", err)
-	}
-	one := 12 * int64(c.Model.NumParams()) // the weights and two moments
-	if n, ok := free(dir); ok && n/int64(room) < one {
-		return fmt.Errorf("train: output directory: %s has room for %d bytes, want %d: a checkpoint has %d, and the old one stays until the new one is whole",
-			dir, n, int64(room)*one, one)
-	}
-	return nil
-}
-
-func sameFile(a, b string) bool {
-	x, errA := os.Stat(a)
-	y, errB := os.Stat(b)
-	return errA == nil && errB == nil && os.SameFile(x, y)
 }

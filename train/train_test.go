@@ -99,6 +99,15 @@ func newConfig(t testing.TB) train.Config {
 func newTrainer(t testing.TB, c train.Config) *train.Trainer {
 	tr, err := train.New(c)
 	require.NoError(t, err)
+	t.Cleanup(func() { tr.Close() })
+	return tr
+}
+
+// resume goes on from a checkpoint that no open Trainer has.
+func resume(t testing.TB, dir string, c train.Config) *train.Trainer {
+	tr, err := train.Resume(dir, c)
+	require.NoError(t, err)
+	t.Cleanup(func() { tr.Close() })
 	return tr
 }
 
@@ -275,8 +284,8 @@ func TestResumedIsUninterruptedBitForBit(t *testing.T) {
 
 			runtime.GOMAXPROCS(c.procs[2])
 			cfg.Model = nil
-			second, err := train.Resume(cfg.Dir, cfg)
-			require.NoError(t, err)
+			require.NoError(t, first.Close())
+			second := resume(t, cfg.Dir, cfg)
 			require.Equal(t, 10, second.Step())
 			got = append(got, run(t, second, 0)...)
 
@@ -444,10 +453,12 @@ func TestCancelledBeforeTheFirstStepWritesNothing(t *testing.T) {
 	cancel()
 	c := newConfig(t)
 	c.Dir = t.TempDir()
-	steps, last, err := fail(t, ctx, newTrainer(t, c))
+	tr := newTrainer(t, c)
+	steps, last, err := fail(t, ctx, tr)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, steps)
 	require.Equal(t, train.Step{}, last)
+	require.NoError(t, tr.Close())
 	left, err := os.ReadDir(c.Dir)
 	require.NoError(t, err)
 	require.Empty(t, left)
@@ -516,7 +527,7 @@ func TestANonFiniteStepUpdatesNothingAndKeepsTheCheckpoint(t *testing.T) {
 				be.backward = inject
 			}
 			steps, last, err := fail(t, context.Background(), tr)
-			var bad *train.NonFiniteError
+			var bad *train.BadNumberError
 			require.ErrorAs(t, err, &bad)
 			require.Equal(t, 8, bad.Step)
 			require.Contains(t, bad.What, c.what)
@@ -547,16 +558,16 @@ func TestWeightsThatAreNotFiniteAreNeverSaved(t *testing.T) {
 	tr.Model().Layers[1].W2[5] = float32(math.Inf(-1))
 	tr.Model().Touch()
 	_, err = tr.Save()
-	var bad *train.NonFiniteError
+	var bad *train.BadNumberError
 	require.ErrorAs(t, err, &bad)
-	require.EqualError(t, err, "train: not saved: step 4: the layers.1.w2[5] is -Inf")
+	require.EqualError(t, err, "train: not saved: step 4: the weight layers.1.w2[5] is -Inf")
 	_, path, err := checkpoint.LoadState(c.Dir)
 	require.NoError(t, err)
 	require.Equal(t, good, path)
 }
 
 func TestMomentsThatAreNotFiniteAreNeverSaved(t *testing.T) {
-	for _, which := range []int{0, 1} {
+	for which, what := range []string{"first", "second"} {
 		c := newConfig(t)
 		c.Dir = t.TempDir()
 		tr := newTrainer(t, c)
@@ -568,10 +579,10 @@ func TestMomentsThatAreNotFiniteAreNeverSaved(t *testing.T) {
 		[][]float32{state.Optimizer.M, state.Optimizer.V}[which][1] = float32(math.Inf(1))
 		_, err = checkpoint.SaveState(c.Dir, state)
 		require.NoError(t, err)
-		tr, err = train.Resume(c.Dir, c)
-		require.NoError(t, err)
+		require.NoError(t, tr.Close())
+		tr = resume(t, c.Dir, c)
 		_, err = tr.Save()
-		require.EqualError(t, err, "train: not saved: step 3: the moment of token_embedding[1] is +Inf")
+		require.EqualError(t, err, "train: not saved: step 3: the "+what+" moment of token_embedding[1] is +Inf")
 	}
 }
 
@@ -589,12 +600,11 @@ func TestACheckpointWithNaNLoadsAndStopsAtItsFirstStep(t *testing.T) {
 	bad, err := checkpoint.SaveState(other, state)
 	require.NoError(t, err)
 	c.Model, c.Dir = nil, other
-	tr, err = train.Resume(other, c)
-	require.NoError(t, err)
+	tr = resume(t, other, c)
 	_, last, err := fail(t, context.Background(), tr)
 	require.ErrorContains(t, err, "step 4: the loss is NaN")
 	require.ErrorContains(t, err, "the weight rms_final[2] is NaN", "where it came from")
-	require.Equal(t, train.Step{Step: 3, Saved: bad}, last)
+	require.Equal(t, train.Step{Step: 3, Seen: 3 * 24, Saved: bad}, last)
 }
 
 func TestABackendErrorUpdatesNothing(t *testing.T) {
@@ -646,7 +656,7 @@ func TestAFailedSaveIsReportedWithTheStateIntact(t *testing.T) {
 	run(t, whole, 0)
 
 	c := newConfig(t)
-	c.Dir, c.SaveEvery = filepath.Join(t.TempDir(), "out"), 5
+	c.Dir, c.SaveEvery, c.SaveRetries = filepath.Join(t.TempDir(), "out"), 5, -1
 	tr := newTrainer(t, c)
 	run(t, tr, 6)
 	require.NoError(t, os.Rename(c.Dir, c.Dir+".away"))
@@ -654,7 +664,7 @@ func TestAFailedSaveIsReportedWithTheStateIntact(t *testing.T) {
 	steps, last, err := fail(t, context.Background(), tr)
 	require.ErrorContains(t, err, "train: saving after step 10")
 	require.Len(t, steps, 4, "the step itself was taken")
-	require.Equal(t, train.Step{Step: 10}, last)
+	require.Equal(t, train.Step{Step: 10, Seen: 10 * 24}, last)
 
 	cause := errors.New("stop") // an interrupt whose save fails tells both
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -690,10 +700,11 @@ func TestNewRefusesADirectoryBeforeTheFirstStep(t *testing.T) {
 	tr := newTrainer(t, c)
 	left, err := os.ReadDir(c.Dir)
 	require.NoError(t, err)
-	require.Empty(t, left, "the test of writing leaves nothing")
+	require.Len(t, left, 1, "the lock: the test of writing leaves nothing")
 	run(t, tr, 2)
 	path, err := tr.Save()
 	require.NoError(t, err)
+	require.NoError(t, tr.Close())
 	_, err = train.New(c)
 	require.ErrorIs(t, err, fs.ErrExist, "a new run does not replace an old one's checkpoints")
 	require.ErrorContains(t, err, path)
@@ -701,9 +712,7 @@ func TestNewRefusesADirectoryBeforeTheFirstStep(t *testing.T) {
 	_, err = train.New(c)
 	require.ErrorIs(t, err, fs.ErrExist)
 	require.ErrorContains(t, err, path+".old")
-	resumed, err := train.Resume(c.Dir, c)
-	require.NoError(t, err)
-	require.Equal(t, 2, resumed.Step())
+	require.Equal(t, 2, resume(t, c.Dir, c).Step())
 
 	if os.Geteuid() > 0 {
 		c.Dir = filepath.Join(dir, "locked")
@@ -719,11 +728,8 @@ func TestNewRefusesADirectoryBeforeTheFirstStep(t *testing.T) {
 func TestAFullDiskIsSaidBeforeTheFirstStep(t *testing.T) {
 	c := newConfig(t)
 	c.Dir = t.TempDir()
-	if n, ok := train.FreeBytes(c.Dir); ok {
-		require.Positive(t, n)
-	}
 	bytes, known := int64(0), true
-	defer train.SetFree(func(dir string) (int64, bool) {
+	defer train.SetFreeDisk(func(dir string) (int64, bool) {
 		require.Equal(t, c.Dir, dir)
 		return bytes, known
 	})()
@@ -731,7 +737,7 @@ func TestAFullDiskIsSaidBeforeTheFirstStep(t *testing.T) {
 	for _, bytes = range []int64{0, one, 2*one - 1} {
 		_, err := train.New(c)
 		require.EqualError(t, err, fmt.Sprintf("train: output directory: %s has room for %d bytes, want %d: "+
-			"a checkpoint has %d, and the old one stays until the new one is whole", c.Dir, bytes, 2*one, one))
+			"a checkpoint has %d, and the old ones stay until the new one is whole", c.Dir, bytes, 2*one, one))
 		left, err := os.ReadDir(c.Dir)
 		require.NoError(t, err)
 		require.Empty(t, left)
@@ -743,16 +749,15 @@ func TestAFullDiskIsSaidBeforeTheFirstStep(t *testing.T) {
 	require.NoError(t, err)
 
 	bytes = one - 1
+	require.NoError(t, tr.Close())
 	_, err = train.Resume(c.Dir, c)
 	require.ErrorContains(t, err, fmt.Sprintf("want %d: a checkpoint has %d", one, one))
 	bytes = one // beside the one that is there
 	for _, from := range []string{c.Dir, path} {
-		_, err = train.Resume(from, c)
-		require.NoError(t, err)
+		require.NoError(t, resume(t, from, c).Close())
 	}
 	bytes, known = 0, false
-	_, err = train.Resume(c.Dir, c)
-	require.NoError(t, err)
+	resume(t, c.Dir, c)
 }
 
 func TestResumeRefusesCountsThatNoRunHas(t *testing.T) {
@@ -818,11 +823,11 @@ func TestResumeSaysWhatDiffers(t *testing.T) {
 	}
 
 	many := c
-	many.Batch, many.Seed, many.Schedule = 4, 1, train.WarmupCosine{LR: 1e-2, MinLR: 1e-3, Warmup: 4, Steps: 30}
+	many.Batch, many.Seed, many.Schedule = 4, 1, train.WarmupCosine{LR: 1e-2, MinLR: 1e-3, Warmup: 5, Steps: 20}
 	_, err = train.Resume(c.Dir, many)
 	require.EqualError(t, err, fmt.Sprintf("train: %s is of another run: Batch was 2, is 4; "+
 		`Schedule was {"Type":"train.WarmupCosine","Value":{"LR":0.01,"MinLR":0.001,"Warmup":4,"Steps":20}}, `+
-		`is {"Type":"train.WarmupCosine","Value":{"LR":0.01,"MinLR":0.001,"Warmup":4,"Steps":30}}; Seed was 7, is 1`, path))
+		`is {"Type":"train.WarmupCosine","Value":{"LR":0.01,"MinLR":0.001,"Warmup":5,"Steps":20}}; Seed was 7, is 1`, path))
 
 	short := c
 	short.Steps = 1
@@ -856,8 +861,7 @@ func TestResumeOverwritesTheGivenModelAndMayMoveOn(t *testing.T) {
 	_, _, err = newTrainer(t, fresh).Eval(context.Background(), c.Val) // a backend may keep the old weights now
 	require.NoError(t, err)
 	gen := be.gen
-	moved, err := train.Resume(path, given)
-	require.NoError(t, err)
+	moved := resume(t, path, given)
 	_, _, err = moved.Eval(context.Background(), c.Val)
 	require.NoError(t, err)
 	require.NotEqual(t, gen, be.gen, "the backend must see that the weights changed")
@@ -872,12 +876,13 @@ func TestResumeOverwritesTheGivenModelAndMayMoveOn(t *testing.T) {
 		require.Equal(t, 20, state.Step)
 	}
 
+	require.NoError(t, moved.Close())
+	require.NoError(t, tr.Close())
 	_, err = train.Resume(c.Dir, given)
 	require.ErrorIs(t, err, fs.ErrExist, "the other directory has checkpoints")
 
 	require.NoError(t, os.Mkdir(filepath.Join(c.Dir, "checkpoint-1"), 0o777)) // what a kill may leave
-	done, err := train.Resume(c.Dir, c)
-	require.NoError(t, err)
+	done := resume(t, c.Dir, c)
 	require.Empty(t, run(t, done, 0), "the run is over")
 }
 
@@ -940,8 +945,8 @@ func TestResumePassesOverADamagedCheckpointAndSaysSo(t *testing.T) {
 	require.NoError(t, os.WriteFile(weightsFile, b, 0o666))
 
 	c.Model = nil
-	tr, err := train.Resume(c.Dir, c)
-	require.NoError(t, err)
+	require.NoError(t, whole.Close())
+	tr := resume(t, c.Dir, c)
 	require.Equal(t, 2, tr.Step())
 	require.Len(t, tr.Damaged(), 1)
 	require.ErrorContains(t, tr.Damaged()[0], "checkpoint-20")

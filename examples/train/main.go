@@ -21,6 +21,7 @@ import (
 	"runtime/pprof"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/data"
@@ -85,12 +86,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		show.printf("\n")
 		return err
 	}
-	dir, err := s.enter()
-	if err != nil {
+	if err := s.enter(); err != nil {
 		show.printf("\n")
 		return err
 	}
-	defer dir.Close()
 	show.printf(", into %s\n", s.out)
 
 	be, err := cli.Backend(s.backend, os.Stderr)
@@ -108,7 +107,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		Batch: s.Batch, SeqLen: s.Seq, Accumulate: s.Accum, Steps: s.Steps, Seed: s.Seed,
 		Schedule: train.WarmupCosine{LR: s.LR, MinLR: s.MinLR, Warmup: s.Warmup, Steps: s.Steps},
 		Adam:     chainrule.Adam{Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: s.WeightDecay},
-		ClipNorm: s.Clip, Dir: s.out, SaveEvery: s.SaveEvery,
+		ClipNorm: s.Clip, Dir: s.out, SaveEvery: s.SaveEvery, SaveRetries: 4, SaveRetryDelay: retryDelay,
 		// During the run a tenth of the held-out text is enough; the end has all.
 		EvalEvery: s.EvalEvery, EvalTokens: min(max(len(valTokens)/10, min(len(valTokens), 4*s.Seq)), 32<<10),
 		// Half a window of context for every byte, not none for the first ones.
@@ -117,6 +116,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer t.Close()
 	for _, damage := range t.Damaged() {
 		show.printf("passed over a damaged checkpoint: %v\n", damage)
 	}
@@ -164,6 +164,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
+// retryDelay is how long the first wait for a disk is; tests have less time.
+var retryDelay = 2 * time.Second
+
 // mostHeldOut bounds, in bytes, what is measured at the end.
 const mostHeldOut = 1 << 20
 
@@ -177,11 +180,20 @@ func (s *settings) trainer(c train.Config) (*train.Trainer, error) {
 		}
 	}
 	t, err := train.New(c)
+	if err != nil {
+		return nil, err
+	}
+	if s.resume == "" {
+		err = s.wantNew() // again: the directory is this run's now
+	}
 	if err == nil {
 		err = s.save()
 	}
 	if err == nil {
 		_, err = t.Save() // a disk that has no room for it says so now
+	}
+	if err != nil {
+		t.Close()
 	}
 	return t, err
 }

@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 }
 
 func limitFiles(limit string) {
+	retryDelay = time.Millisecond
 	signal.Ignore(syscall.SIGXFSZ)
 	var r syscall.Rlimit
 	err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &r)
@@ -174,10 +175,10 @@ func TestTwoRunsAtOnceTakeTwoDirectories(t *testing.T) {
 
 func TestTheDirectoryOfARunUnderWayIsItsOwn(t *testing.T) {
 	text, dir := corpus(t), filepath.Join(t.TempDir(), "run")
-	process(t, "      5 ", with(long, "-data", text, "-out", dir)...)
-	for _, args := range [][]string{{"-resume", dir}, with(tiny, "-data", text, "-out", dir)} {
-		require.ErrorContains(t, run(t.Context(), args, io.Discard), dir+": another process is at work in this directory")
-	}
+	cmd, _, _ := process(t, "      5 ", with(long, "-data", text, "-out", dir)...)
+	require.ErrorContains(t, run(t.Context(), []string{"-resume", dir}, io.Discard),
+		dir+": another run is at work in this directory: process "+strconv.Itoa(cmd.Process.Pid))
+	require.ErrorContains(t, run(t.Context(), with(tiny, "-data", text, "-out", dir), io.Discard), "run.json is there already")
 }
 
 func TestAFullDisk(t *testing.T) {
@@ -204,7 +205,7 @@ func TestAFullDisk(t *testing.T) {
 	require.Error(t, run(ctx, args, out))
 	before := tree(t, dir)
 	_, stderr = onFullDisk("4500", "-resume", dir)
-	require.Contains(t, stderr, "train: saving after step 4: ")
+	require.Contains(t, stderr, "train: saving after step 6: ")
 	require.Contains(t, stderr, "the last good checkpoint, of step 3, is "+filepath.Join(dir, "checkpoint-3"))
 	after := tree(t, dir)
 	delete(before, metricsFile)

@@ -201,11 +201,9 @@ const (
 	plotFile     = "loss.png"
 )
 
-// enter takes the directory of the run for this process, until the file is
-// closed: -out, which must have no run yet, runs/NAME-N for the first N that
+// enter makes the directory of the run: -out, runs/NAME-N for the first N that
 // is free, or that of -resume.
-func (s *settings) enter() (*os.File, error) {
-	var err error
+func (s *settings) enter() (err error) {
 	switch {
 	case s.resume != "":
 	case s.out != "":
@@ -226,27 +224,25 @@ func (s *settings) enter() (*os.File, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("output directory: %w", err)
+		return fmt.Errorf("output directory: %w", err)
 	}
-	f, err := lock(s.out)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.out, err)
+	if s.resume == "" {
+		return s.wantNew()
 	}
-	if s.resume != "" {
-		return f, nil
-	}
+	return nil
+}
+
+// wantNew returns an error if the directory has a run already.
+func (s *settings) wantNew() error {
 	for _, name := range []string{settingsFile, metricsFile, plotFile} {
 		path := filepath.Join(s.out, name)
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			f.Close()
-			return nil, fmt.Errorf("%s is there already: go on with that run by -resume %s, or choose another -out",
+			return fmt.Errorf("%s is there already: go on with that run by -resume %s, or choose another -out",
 				path, cli.Quote(s.out))
 		}
 	}
-	return f, nil
+	return nil
 }
-
-var errBusy = errors.New("another process is at work in this directory")
 
 // save keeps the settings for -resume.
 func (s *settings) save() error {
