@@ -31,6 +31,28 @@ const (
 		"max_window_layers": 28, "model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28,
 		"num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 1000000,
 		"sliding_window": null, "tie_word_embeddings": true, "use_sliding_window": false, "vocab_size": 151936}`
+	configMistral = `{"architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+		"hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
+		"model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+		"rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": false,
+		"torch_dtype": "bfloat16", "transformers_version": "4.34.0.dev0", "use_cache": true, "vocab_size": 32000}`
+	configSmolLM2 = `{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+		"bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576,
+		"initializer_range": 0.041666666666666664, "intermediate_size": 1536, "is_llama_config": true,
+		"max_position_embeddings": 8192, "mlp_bias": false, "model_type": "llama", "num_attention_heads": 9,
+		"num_hidden_layers": 30, "num_key_value_heads": 3, "pad_token_id": 2, "pretraining_tp": 1,
+		"rms_norm_eps": 1e-05, "rope_interleaved": false, "rope_scaling": null, "rope_theta": 100000,
+		"tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers.js_config": {"kv_cache_dtype": {
+		"q4f16": "float16", "fp16": "float16"}}, "transformers_version": "4.42.3", "use_cache": true,
+		"vocab_size": 49152}`
+	configSmolLM3 = `{"architectures": ["SmolLM3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+		"bos_token_id": 128000, "eos_token_id": 128012, "hidden_act": "silu", "hidden_size": 2048,
+		"initializer_range": 0.02, "intermediate_size": 11008, "layer_types": ["full_attention", "full_attention"],
+		"max_position_embeddings": 65536, "max_window_layers": 28, "mlp_bias": false, "model_type": "smollm3",
+		"no_rope_layer_interval": 4, "no_rope_layers": [1, 1], "num_attention_heads": 16, "num_hidden_layers": 2,
+		"num_key_value_heads": 4, "pad_token_id": 128012, "pretraining_tp": 2, "rms_norm_eps": 1e-06,
+		"rope_scaling": null, "rope_theta": 5000000.0, "sliding_window": null, "torch_dtype": "bfloat16",
+		"transformers_version": "4.54.0.dev0", "use_cache": false, "use_sliding_window": false, "vocab_size": 128256}`
 )
 
 func TestPublishedConfigs(t *testing.T) {
@@ -54,6 +76,14 @@ func TestPublishedConfigs(t *testing.T) {
 			Dim: 1024, HiddenDim: 3072, NLayers: 28, NHeads: 16, NKVHeads: 8, HeadDim: 128, VocabSize: 151936,
 			SeqLen: 40960, RopeTheta: 1e6, NormEps: 1e-6, Tied: true, QKNorm: true,
 		}, 596049920},
+		"Mistral 7B": {configMistral, chainrule.Config{
+			Dim: 4096, HiddenDim: 14336, NLayers: 32, NHeads: 32, NKVHeads: 8, HeadDim: 128, VocabSize: 32000,
+			SeqLen: 4096, RopeTheta: 10000, NormEps: 1e-5,
+		}, 7241732096},
+		"SmolLM2 135M": {configSmolLM2, chainrule.Config{
+			Dim: 576, HiddenDim: 1536, NLayers: 30, NHeads: 9, NKVHeads: 3, HeadDim: 64, VocabSize: 49152,
+			SeqLen: 8192, RopeTheta: 100000, NormEps: 1e-5, Tied: true,
+		}, 134515008},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := parseConfig([]byte(tc.json))
@@ -155,7 +185,6 @@ func TestConfigsThatComputeSomethingElseAreRefusedByName(t *testing.T) {
 		{"layer types", configQwen3, set{"layer_types": []string{"full_attention", "sliding_attention"}}, []string{"layer_types", "sliding_attention"}},
 		{"partial rotation", configLlama32, set{"partial_rotary_factor": 0.5}, []string{"partial_rotary_factor", "0.5"}},
 		{"partial rotation, new", configQwen3, set{"rope_parameters": set{"partial_rotary_factor": 0.5}}, []string{"rope_parameters.partial_rotary_factor"}},
-		{"tensor parallel", configLlama32, set{"pretraining_tp": 2}, []string{"pretraining_tp"}},
 		{"soft caps", configLlama32, set{"final_logit_softcapping": 30.0}, []string{"final_logit_softcapping"}},
 		{"soft caps of scores", configLlama32, set{"attn_logit_softcapping": 50.0}, []string{"attn_logit_softcapping"}},
 		{"quantised", configLlama32, set{"quantization_config": set{"bits": 4}}, []string{"quantization_config"}},

@@ -22,7 +22,7 @@ import (
 // onlyNumber must have this value: members of other models too, since where a
 // fork of these uses them, it means them.
 var onlyNumber = map[string]float64{
-	"partial_rotary_factor": 1, "rotary_pct": 1, "rotary_percent": 1, "pretraining_tp": 1,
+	"partial_rotary_factor": 1, "rotary_pct": 1, "rotary_percent": 1,
 	"attn_logit_softcapping": 0, "final_logit_softcapping": 0, "logits_soft_cap": 0,
 	"embedding_multiplier": 1, "residual_multiplier": 1, "logits_scaling": 1, "logit_scale": 1,
 	"scale_emb": 1, "num_experts": 0, "num_local_experts": 0, "n_routed_experts": 0, "n_shared_experts": 0,
@@ -53,7 +53,7 @@ var harmless = strings.Fields(`
 	id2label initializer_range intermediate_size is_decoder is_llama_config keys_to_ignore_at_inference label2id
 	layer_types max_position_embeddings max_window_layers model_max_length model_type name_or_path no_rope_layer_interval
 	no_rope_layers num_attention_heads num_hidden_layers num_key_value_heads num_labels num_logits_to_keep
-	original_max_position_embeddings output_attentions output_hidden_states pad_token_id prefix problem_type
+	original_max_position_embeddings output_attentions output_hidden_states pad_token_id prefix pretraining_tp problem_type
 	return_dict rms_norm_eps rope_parameters rope_scaling rope_theta sep_token_id seq_length sliding_window
 	task_specific_params tf_legacy_loss tie_word_embeddings tokenizer_class torch_dtype torchscript
 	transformers.js_config transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache

@@ -3,7 +3,6 @@ package checkpoint
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -161,10 +160,10 @@ func wantSameModel(config string, want chainrule.Config) error {
 	return nil
 }
 
-// writeShards writes shards aside, gives them their names when all are whole,
-// and writes the index last: without it they are no model.
+// writeShards writes shards and their index aside, and gives them their names
+// when all are whole, the index last: without it they are no model.
 func writeShards(dir string, shards [][]safetensors.Entry, total int64, p *progress) (err error) {
-	type file struct{ path, tmp string }
+	type file struct{ tmp, path string }
 	var written []file
 	defer func() {
 		if err != nil {
@@ -174,22 +173,30 @@ func writeShards(dir string, shards [][]safetensors.Entry, total int64, p *progr
 			}
 		}
 	}()
-	if err := sweep(dir, temporary+"model-"); err != nil {
+	if err := sweep(dir, temporary+"model-", temporary+indexFile); err != nil {
 		return err
 	}
-	index := map[string]string{}
+	create := func(name string, write func(io.Writer) error) error {
+		f := file{aside(dir, name), filepath.Join(dir, name)}
+		written = append(written, f)
+		_, err := createFile(f.tmp, write)
+		return err
+	}
+	where := map[string]string{}
 	for i, shard := range shards {
 		name := fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, len(shards))
-		f := file{filepath.Join(dir, name), aside(dir, name)}
-		if _, err := createFile(f.tmp, writeTensors(shard, p)); err != nil {
+		if err := create(name, writeTensors(shard, p)); err != nil {
 			return err
 		}
-		written = append(written, f)
 		for _, e := range shard {
-			index[e.Name] = name
+			where[e.Name] = name
 		}
 	}
-	for _, f := range written {
+	index := marshalIndented(map[string]any{"metadata": map[string]int64{"total_size": total}, "weight_map": where})
+	if err := create(indexFile, writeBytes(index)); err != nil {
+		return err
+	}
+	for _, f := range written[:len(shards)] {
 		if err := rename(f.tmp, f.path); err != nil {
 			return err
 		}
@@ -197,13 +204,12 @@ func writeShards(dir string, shards [][]safetensors.Entry, total int64, p *progr
 	if err := syncNames(dir); err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetIndent("", "  ")
-	if err := e.Encode(map[string]any{"metadata": map[string]int64{"total_size": total}, "weight_map": index}); err != nil {
+	last := written[len(shards)]
+	if err := rename(last.tmp, last.path); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, indexFile), writeBytes(b.Bytes()))
+	written = nil // it is a model now, whether its name is durable or not
+	return syncNames(dir)
 }
 
 func writeBytes(b []byte) func(io.Writer) error {

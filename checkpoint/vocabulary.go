@@ -257,10 +257,11 @@ func (v *vocabulary) names() (names []string) {
 // does not have as such: transformers adds them, too.
 func (v *vocabulary) addSpecial(b *Bundle, t tokenizer.Model, vocabSize int) error {
 	ids := map[string]int32{}
-	next := int32(t.VocabSize())
-	for _, a := range v.added {
+	next, names := int32(t.VocabSize()), v.names()
+	for i, a := range v.added {
 		ids[a.Content] = a.ID
 		next = max(next, a.ID+1)
+		v.added[i].Special = a.Special || slices.Contains(names, a.Content)
 	}
 	add := func(text string) {
 		if _, ok := ids[text]; ok || text == "" {
@@ -290,7 +291,7 @@ func (v *vocabulary) addSpecial(b *Bundle, t tokenizer.Model, vocabSize int) err
 			*n.of(&b.Special) = SpecialToken{text, id}
 		}
 	}
-	for _, text := range v.names() {
+	for _, text := range names {
 		add(text)
 	}
 	if v.special.err != nil {

@@ -19,7 +19,7 @@ type weights struct {
 	path   string // of the file, or of the index
 	index  *source
 	shards []shard
-	where  map[string]int // a tensor's shard, if there is an index
+	where  *shardIndex // of index, which says in which shard a tensor is; nil: there is one file
 }
 
 type shard struct {
@@ -122,7 +122,7 @@ func (w *weights) tensors() iter.Seq2[shard, safetensors.Tensor] {
 func (w *weights) lookup(name string) (s shard, t safetensors.Tensor, ok bool) {
 	i := 0
 	if w.where != nil {
-		if i, ok = w.where[name]; !ok {
+		if i, ok = w.where.find(name); !ok {
 			return s, t, false
 		}
 	}
