@@ -8,6 +8,7 @@ import (
 	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/backend/cpu"
+	"github.com/chainrule-go/chainrule/tokenizer"
 )
 
 // counter trains a tiny model to count: 0 1 2 … 9 0 1 2 …
@@ -145,6 +146,68 @@ func ExampleSession_Generate() {
 	}
 	fmt.Println()
 	// Output: 3 4 5 → 6 7 8 9 0 1
+}
+
+// Three prompts at once, each with its own end: a stop string, a stop token, or
+// a number of tokens. The text of a stop string never comes out, even where it
+// begins in one token and ends in another.
+func ExampleSession_GenerateBatch() {
+	be, err := cpu.New(cpu.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer be.Close()
+	m, _, _ := counter(be) // trained to count
+	tok := digits{}
+	s, err := chainrule.NewSession(m, be, chainrule.SessionOptions{Batch: 3})
+	if err != nil {
+		log.Fatal(err)
+	}
+	prompts := [][]int32{tok.Encode("345"), tok.Encode("7"), tok.Encode("12")}
+	texts, streams := make([]string, 3), make([]*tokenizer.Stream, 3)
+	for i := range streams {
+		streams[i] = tokenizer.NewStream(tok, "90")
+	}
+	const endOfText, most = 0, 8
+	n := make([]int, 3)
+	err = s.GenerateBatch(context.Background(), prompts, chainrule.SamplerOptions{}, func(d chainrule.Drawn) (more bool) {
+		if d.Seq == 1 && d.Token == endOfText {
+			return false
+		}
+		texts[d.Seq] += streams[d.Seq].Put(d.Token)
+		n[d.Seq]++
+		return !streams[d.Seq].Stopped() && n[d.Seq] < most
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for i := range texts {
+		fmt.Printf("%q\n", texts[i]+streams[i].Flush())
+	}
+	// Output:
+	// "678"
+	// "89"
+	// "345678"
+}
+
+// digits is the tokenizer of the model that counts.
+type digits struct{}
+
+func (digits) VocabSize() int { return 10 }
+
+func (digits) Encode(text string) (tokens []int32) {
+	for _, c := range text {
+		tokens = append(tokens, c-'0')
+	}
+	return tokens
+}
+
+func (digits) Decode(tokens []int32) string {
+	var text []byte
+	for _, id := range tokens {
+		text = append(text, '0'+byte(id))
+	}
+	return string(text)
 }
 
 // Micro-batches that divide by the number of targets of all of them together

@@ -1,14 +1,10 @@
 package chainrule
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"math"
-	"math/rand/v2"
-	"slices"
 
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/internal/mem"
@@ -32,6 +28,7 @@ type Session struct {
 	keys    [][]float32 // per layer [Batch,MaxLen,KV], behind RoPE
 	values  [][]float32 // per layer [Batch,MaxLen,KV]
 	lens    []int       // tokens in the cache of each sequence
+	cached  [][]int32   // those tokens
 
 	cos, sin                   []float32 // [MaxLen,HD/2]
 	rows                       int       // what the buffers below hold
@@ -68,7 +65,7 @@ func NewSession(m *Model, be backend.Backend, o SessionOptions) (*Session, error
 		return nil, fmt.Errorf("chainrule: SessionOptions.Batch is %d, want 1 to %d", o.Batch, most)
 	}
 	s := &Session{
-		m: m, backend: be, maxLen: o.MaxLen, lens: make([]int, o.Batch),
+		m: m, backend: be, maxLen: o.MaxLen, lens: make([]int, o.Batch), cached: make([][]int32, o.Batch),
 		keys: make([][]float32, m.NLayers), values: make([][]float32, m.NLayers),
 		cos: make([]float32, o.MaxLen*m.HeadDim/2), sin: make([]float32, o.MaxLen*m.HeadDim/2),
 		ends: make([]float32, o.Batch*m.Dim), outs: make([]float32, o.Batch*m.VocabSize),
@@ -87,6 +84,13 @@ func (s *Session) Len(seq int) int {
 	return s.lens[seq]
 }
 
+// Tokens returns the tokens in the cache of a sequence, in the Session's own
+// memory: valid until the next call, and not to be written.
+func (s *Session) Tokens(seq int) []int32 {
+	s.need(seq)
+	return s.cached[seq]
+}
+
 // need panics unless the Session has the sequence.
 func (s *Session) need(seq int) {
 	if seq < 0 || seq >= len(s.lens) {
@@ -103,7 +107,7 @@ func (s *Session) Truncate(seq, n int) {
 	if n < 0 || n > s.lens[seq] {
 		panic("chainrule: Session.Truncate: n is not between 0 and Len")
 	}
-	s.lens[seq] = n
+	s.lens[seq], s.cached[seq] = n, s.cached[seq][:n]
 }
 
 // ErrContextFull says that a sequence has no room for the tokens.
@@ -126,6 +130,7 @@ func (s *Session) Append(seq int, tokens []int32) (logits []float32, err error) 
 	if len(tokens) > s.maxLen-before {
 		return nil, fmt.Errorf("%w: %d tokens after %d, MaxLen is %d", ErrContextFull, len(tokens), before, s.maxLen)
 	}
+	all := tokens
 	for len(tokens) > 0 {
 		n := min(len(tokens), prefillRows)
 		s.spans = append(s.spans[:0], span{seq, s.lens[seq], n})
@@ -135,6 +140,7 @@ func (s *Session) Append(seq int, tokens []int32) (logits []float32, err error) 
 		}
 		tokens = tokens[n:]
 	}
+	s.cached[seq] = append(s.cached[seq], all...)
 	return s.outs[:s.m.VocabSize], nil
 }
 
@@ -165,6 +171,9 @@ func (s *Session) Step(tokens []int32) (logits []float32, err error) {
 			s.lens[sp.seq] = sp.pos
 		}
 		return nil, err
+	}
+	for i, sp := range s.spans {
+		s.cached[sp.seq] = append(s.cached[sp.seq], s.tokens[i])
 	}
 	V := s.m.VocabSize
 	for i := len(s.spans) - 1; i >= 0; i-- { // to the rows of their sequences, which lie behind
@@ -284,7 +293,7 @@ func (s *Session) Generate(ctx context.Context, prompt []int32, sampler *Sampler
 				yield(0, err)
 				return
 			}
-			token, err := sampler.Sample(logits)
+			token, err := sampler.Sample(logits, s.cached[0]...)
 			if err != nil {
 				yield(0, err)
 				return
@@ -297,91 +306,81 @@ func (s *Session) Generate(ctx context.Context, prompt []int32, sampler *Sampler
 	}
 }
 
-// SamplerOptions says how tokens are drawn. The zero value always takes the
-// most likely one.
-type SamplerOptions struct {
-	Temperature float64 // divides the logits; 0: greedy
-	TopK        int     // draw from the k most likely tokens; 0: from all
-	TopP        float64 // draw from the fewest that together have this probability; 0 or 1: from all
-	Seed        uint64  // the same seed draws the same tokens
+// Drawn is a token that a sequence is continued with.
+type Drawn struct {
+	Seq    int
+	Token  int32
+	Logits []float32 // [V] it was drawn from, in the Session's own memory: valid until the next token
 }
 
-// Sampler draws tokens from logits.
-type Sampler struct {
-	o     SamplerOptions
-	rng   *rand.Rand
-	order []candidate
-}
-
-type candidate struct {
-	token int32
-	p     float64 // first the logit, then the probability
-}
-
-// NewSampler returns a Sampler. An error says which option is out of range.
-func NewSampler(o SamplerOptions) (*Sampler, error) {
-	switch {
-	case !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0):
-		return nil, fmt.Errorf("chainrule: SamplerOptions.Temperature is %v, want 0 or more", o.Temperature)
-	case o.TopK < 0:
-		return nil, fmt.Errorf("chainrule: SamplerOptions.TopK is %d, want 0 or more", o.TopK)
-	case !(o.TopP >= 0 && o.TopP <= 1):
-		return nil, fmt.Errorf("chainrule: SamplerOptions.TopP is %v, want 0 to 1", o.TopP)
+// GenerateBatch appends prompts[i] to sequence i, for as many sequences as there
+// are prompts, and calls each with every token that is drawn, the sequences in
+// turn. They advance together, which costs little more than one alone, until
+// each returns false for a sequence, which so drops out, or its context is full.
+// Sequence i draws as a Sampler of the seed o.Seed+i does, whatever the others
+// do. The error is that of ctx, of the options, of a Sampler, or of Append.
+//
+// Stop tokens are what the function looks for; stop strings, what a
+// tokenizer.Stream that knows them finds.
+func (s *Session) GenerateBatch(ctx context.Context, prompts [][]int32, o SamplerOptions, each func(Drawn) (more bool)) error {
+	if len(prompts) > len(s.lens) || each == nil {
+		panic("chainrule: Session.GenerateBatch: more prompts than sequences, or a nil function")
 	}
-	return &Sampler{o: o, rng: rand.New(rand.NewPCG(o.Seed, 0x636861696e))}, nil
-}
-
-// Sample draws a token from logits [V]. Of equal logits the lowest token comes
-// first. The error says that a logit is NaN or +Inf, or all are -Inf.
-func (s *Sampler) Sample(logits []float32) (int32, error) {
-	best := -1
-	for i, l := range logits {
-		if l != l || l > math.MaxFloat32 {
-			return 0, fmt.Errorf("chainrule: the logit of token %d is %v", i, l)
+	next, samplers := make([]int32, len(s.lens)), make([]*Sampler, len(prompts))
+	for i := range next {
+		next[i] = -1
+	}
+	left := 0
+	draw := func(seq int, logits []float32) error {
+		token, err := samplers[seq].Sample(logits, s.cached[seq]...)
+		if err != nil {
+			return err
 		}
-		if l >= -math.MaxFloat32 && (best < 0 || l > logits[best]) {
-			best = i
+		next[seq] = -1
+		if each(Drawn{seq, token, logits}) && s.lens[seq] < s.maxLen {
+			next[seq] = token
+			left++
+		}
+		return nil
+	}
+	for i, prompt := range prompts {
+		var err error
+		if samplers[i], err = NewSampler(o); err != nil {
+			return err
+		}
+		o.Seed++
+		if len(prompt) == 0 {
+			return fmt.Errorf("chainrule: GenerateBatch: prompt %d has no tokens", i)
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		logits, err := s.Append(i, prompt)
+		if err != nil {
+			return err
+		}
+		if err := draw(i, logits); err != nil {
+			return err
 		}
 	}
-	if best < 0 {
-		return 0, errors.New("chainrule: no token has a finite logit")
-	}
-	if s.o.Temperature == 0 || s.o.TopK == 1 {
-		return int32(best), nil
-	}
-	s.order = s.order[:0]
-	for i, l := range logits {
-		s.order = append(s.order, candidate{int32(i), float64(l)})
-	}
-	if s.o.TopK > 0 || s.o.TopP > 0 && s.o.TopP < 1 {
-		slices.SortFunc(s.order, func(a, b candidate) int {
-			return cmp.Or(cmp.Compare(b.p, a.p), cmp.Compare(a.token, b.token))
-		})
-	}
-	if s.o.TopK > 0 {
-		s.order = s.order[:min(len(s.order), s.o.TopK)]
-	}
-	var sum float64
-	for i := range s.order {
-		p := math.Exp((s.order[i].p - float64(logits[best])) / s.o.Temperature)
-		s.order[i].p = p
-		sum += p
-	}
-	if s.o.TopP > 0 && s.o.TopP < 1 {
-		var kept float64
-		for i := range s.order {
-			kept += s.order[i].p
-			if kept >= s.o.TopP*sum {
-				s.order, sum = s.order[:i+1], kept
-				break
+	V := s.m.VocabSize
+	for left > 0 {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		logits, err := s.Step(next)
+		if err != nil {
+			return err
+		}
+		left = 0
+		for seq, token := range next {
+			if token < 0 {
+				continue
+			}
+			if err := draw(seq, logits[seq*V:][:V]); err != nil {
+				return err
 			}
 		}
 	}
-	u := s.rng.Float64() * sum
-	for _, c := range s.order {
-		if u -= c.p; u < 0 {
-			return c.token, nil
-		}
-	}
-	return int32(best), nil // rounding used up the sum
+	return nil
 }

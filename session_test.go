@@ -530,6 +530,11 @@ func TestSamplerOptionsThatCannotBeAreNamed(t *testing.T) {
 		{chainrule.SamplerOptions{TopP: -0.1}, "TopP is -0.1"},
 		{chainrule.SamplerOptions{TopP: 1.1}, "TopP is 1.1"},
 		{chainrule.SamplerOptions{TopP: math.NaN()}, "TopP is NaN"},
+		{chainrule.SamplerOptions{MinP: 1.1}, "MinP is 1.1"},
+		{chainrule.SamplerOptions{MinP: math.NaN()}, "MinP is NaN"},
+		{chainrule.SamplerOptions{RepetitionPenalty: -1}, "RepetitionPenalty is -1"},
+		{chainrule.SamplerOptions{RepetitionPenalty: math.NaN()}, "RepetitionPenalty is NaN"},
+		{chainrule.SamplerOptions{RepetitionWindow: -1}, "RepetitionWindow is -1"},
 	} {
 		_, err := chainrule.NewSampler(c.o)
 		require.ErrorContains(t, err, c.says)

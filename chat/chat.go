@@ -1,7 +1,8 @@
 // Package chat makes a conversation the text, and the tokens, that a model was
 // trained on: by its chat template, a program in Jinja that comes with the
 // model. What a template sees is what Python's transformers gives it, without
-// tools and documents, and a text is the one that apply_chat_template makes.
+// tools and documents, and a text is the one that apply_chat_template makes
+// (but that U+001C to U+001F are no white space to be trimmed, as in Python).
 //
 // A conversation to be continued goes through [Template.Encode], one to be
 // learned from through [Template.EncodeAnswers].
@@ -148,6 +149,7 @@ func recovered(f func() error) (err error) {
 // raise_exception.
 type Refused struct{ Reason string }
 
+// Error returns the reason.
 func (e *Refused) Error() string { return e.Reason }
 
 func raise(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) {

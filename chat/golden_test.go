@@ -105,3 +105,25 @@ func TestTextsAreThoseOfTransformers(t *testing.T) {
 		})
 	}
 }
+
+// TestTransformersRendersTheSame renders again what golden.json holds.
+func TestTransformersRendersTheSame(t *testing.T) {
+	python := os.Getenv("CHAINRULE_PYTHON")
+	if python == "" {
+		if os.Getenv("CHAINRULE_REQUIRE_PYTHON") == "1" {
+			t.Fatal("CHAINRULE_REQUIRE_PYTHON is 1, but CHAINRULE_PYTHON names no Python")
+		}
+		t.Skip("CHAINRULE_PYTHON names no Python with transformers; .ci/run transformers makes one")
+	}
+	args := []string{"testdata/render.py"}
+	for name, path := range templates() {
+		args = append(args, name+"="+path)
+	}
+	cmd := exec.Command(python, args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	want, err := os.ReadFile("testdata/golden.json")
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(out))
+}

@@ -3,6 +3,7 @@ package chat
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -120,30 +121,34 @@ func (t *Template) mark(messages []Message, generationPrompt bool, text string) 
 	if err != nil {
 		return nil, err
 	}
-	m := &marked{runes: runes, messages: make([]Message, len(messages))}
-	put := func(outside bool) {
-		for i, message := range messages {
-			m.messages[i] = Message{message.Role, t.markContent(valid(message.Content), runes, i, outside)}
-		}
-	}
+	m := &marked{runes: runes, messages: slices.Clone(messages)}
 	render := func(messages []Message) (with string, ok bool) {
 		with, err := t.render(messages, generationPrompt)
 		return with, err == nil && runes.strip(with) == text
 	}
-	put(true)
-	with, ok := render(m.messages)
-	if !ok {
-		put(false)
-		with, ok = render(m.messages)
+	var with string
+	ok := false
+	for _, p := range places {
+		for i, message := range messages {
+			m.messages[i].Content = t.markContent(message.Content, runes, i, p)
+		}
+		if with, ok = render(m.messages); ok {
+			break
+		}
 	}
-	if !ok {
-		// Which are they that go without?
-		for i := range messages {
-			alone := append([]Message(nil), messages...)
-			alone[i] = m.messages[i]
-			if _, ok := render(alone); !ok {
-				m.messages[i].Content = valid(messages[i].Content)
+	if !ok { // each message in its own way
+		for i, message := range messages {
+			alone := slices.Clone(messages)
+			for _, p := range places {
+				alone[i].Content = t.markContent(message.Content, runes, i, p)
+				if _, ok = render(alone); ok {
+					break
+				}
 			}
+			if !ok {
+				alone[i].Content = message.Content
+			}
+			m.messages[i] = alone[i]
 		}
 		if with, ok = render(m.messages); !ok {
 			return nil, errors.New("chat: the template's text depends on the messages in a way that hides where they are")
@@ -161,20 +166,21 @@ func (t *Template) mark(messages []Message, generationPrompt bool, text string) 
 	return m, nil
 }
 
-// markContent returns the content of message i with marks: inside of the white
-// space at its ends, or that at its beginning outside.
-func (t *Template) markContent(content string, m marks, i int, outside bool) string {
-	inner := content
-	if !outside {
-		inner = strings.TrimLeftFunc(content, isSpace)
-	}
-	lead := content[:len(content)-len(inner)]
-	core := strings.TrimRightFunc(inner, isSpace)
-	return lead + string(m.open(i)) + t.cut(core, m.cut) + string(m.close(i)) + inner[len(core):]
-}
+// places are where the marks at the ends of a content may be: outside of the
+// white space there, or inside.
+var places = []struct{ leadOutside, trailOutside bool }{{true, false}, {false, false}, {false, true}, {true, true}}
 
-// isSpace is Python's str.isspace, which its strip goes by.
-func isSpace(r rune) bool { return unicode.IsSpace(r) || r >= 0x1c && r <= 0x1f }
+// markContent returns the content of message i with marks.
+func (t *Template) markContent(content string, m marks, i int, place struct{ leadOutside, trailOutside bool }) string {
+	from, to := 0, len(content)
+	if !place.leadOutside {
+		from = to - len(strings.TrimLeftFunc(content, unicode.IsSpace))
+	}
+	if !place.trailOutside {
+		to = max(from, len(strings.TrimRightFunc(content, unicode.IsSpace)))
+	}
+	return content[:from] + string(m.open(i)) + t.cut(content[from:to], m.cut) + string(m.close(i)) + content[to:]
+}
 
 // find returns where a mark is in the marked text.
 func (m *marked) find(r rune) (at int, ok bool) {
@@ -195,23 +201,27 @@ func (m *marked) plain(at int) int {
 
 // answer returns the span of message i in the text without marks.
 func (t *Template) answer(m *marked, i int) (span tokenizer.Span, err error) {
-	start, ok := m.promptEnd(i)
 	open, opened := m.find(m.runes.open(i))
+	content, closed := m.find(m.runes.close(i)) // where it ends
+	if !closed {
+		_, twice := m.at[m.runes.close(i)]
+		special := t.find(m.messages[i].Content, 0)
+		switch {
+		case twice:
+			return span, errors.New("the template has its content more than once")
+		case strings.ContainsRune(m.messages[i].Content, m.runes.close(i)):
+			return span, errors.New("the template leaves its content out")
+		case special.Start != special.End: // the content is without marks
+			return span, errors.New("a special token in its content cannot be told from the template's")
+		}
+	}
+	start, ok := m.promptEnd(i)
 	if !ok {
 		if start = open; !opened {
 			return span, errors.New("where the template puts its content cannot be found")
 		}
 	}
-	content := start // where the content ends
-	if end, closed := m.find(m.runes.close(i)); closed {
-		content = max(content, end)
-	} else if _, marked := m.at[m.runes.close(i)]; marked {
-		return span, errors.New("the template has its content more than once")
-	} else if strings.ContainsRune(m.messages[i].Content, m.runes.close(i)) {
-		return span, errors.New("the template leaves its content out")
-	} else if end := t.find(m.messages[i].Content, 0); end.Start != end.End {
-		return span, errors.New("a special token in its content cannot be told from the template's")
-	}
+	content = max(content, start)
 	end := t.find(m.text, content)
 	if end.Start == end.End || t.o.BOS != "" && t.o.BOS != t.o.EOS && m.text[end.Start:end.End] == t.o.BOS || m.foreign(i, content, end.Start) {
 		return span, errors.New("no special token ends its turn: a model could not learn to stop")

@@ -79,7 +79,12 @@ func overlap(spans []Span) func(start, end int) bool {
 	}
 	return func(start, end int) bool {
 		i, _ := slices.BinarySearchFunc(spans, start, func(s Span, start int) int { return cmp.Compare(s.End, start+1) })
-		return i < len(spans) && spans[i].Start < end
+		for ; i < len(spans) && spans[i].Start < end; i++ {
+			if spans[i].Start < spans[i].End {
+				return true
+			}
+		}
+		return false
 	}
 }
 
