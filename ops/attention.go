@@ -134,7 +134,7 @@ func (a *attentionArgs) strip(w *strip, b, h, t, n int) {
 }
 
 // keyBlock is how many keys a chunk of work has in decode, which reads them from
-// memory: so many as stay in cache between the pack and the product.
+// memory: so many as stay in cache for the other query heads of the group.
 const keyBlock = 256
 
 // parts is what decode computes for each block of keys and head.
@@ -182,19 +182,15 @@ var decodeLoop = par.New(func(a *attentionArgs, lo, hi int) {
 		h, from := i%a.NKV, i/a.NKV*keyBlock
 		keys := min(keyBlock, a.pos+1-from)
 		at := i * group // the first of the query heads
-		ld := keys
-		fit(&w.p, group*ld)
-		w.kt.PackT(a.k[from*a.kvs+h*HD:], a.kvs, HD, keys)
-		w.kt.Mul(w.p, ld, a.q[h*group*HD:], HD, 1, group, 0, HD, 0, keys, false)
+		p, k, v := fit(&w.p, keys), a.k[from*a.kvs+h*HD:], a.v[from*a.kvs+h*HD:]
 		for g := range group {
-			row := w.p[g*ld:][:keys]
+			simd.DotRows(p, a.q[(h*group+g)*HD:][:HD], k, a.kvs)
 			// not -Inf: blocks without weight are 0, not NaN
-			most := max(scale*simd.Max(row), -math.MaxFloat32)
+			most := max(scale*simd.Max(p), -math.MaxFloat32)
 			a.parts.most[at+g] = most
-			a.parts.sum[at+g] = simd.ExpScaleSub(row, row, scale, most)
+			a.parts.sum[at+g] = simd.ExpScaleSub(p, p, scale, most)
+			simd.SumRows(a.parts.out[(at+g)*HD:][:HD], p, v, a.kvs)
 		}
-		w.v.Pack(a.v[from*a.kvs+h*HD:], a.kvs, keys, HD)
-		w.v.Mul(a.parts.out[at*HD:], HD, w.p, ld, 1, group, 0, keys, 0, HD, false)
 	}
 	stripPool.Put(w)
 })

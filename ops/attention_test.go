@@ -387,6 +387,9 @@ func TestAttentionCachedGivesTheRowsOfAttention(t *testing.T) {
 			if s.T > keyBlock { // other sums
 				tol = 2e-7
 			}
+			if chunk == 1 || s.T%chunk == 1 { // decode has sums of its own: the bound of Attention itself
+				tol = 5e-7
+			}
 			requireClose(t, widen(want), got, tol, fmt.Sprintf("%+v in chunks of %d", s, chunk))
 		}
 	}

@@ -220,6 +220,28 @@ func kernelRope(x, cos, sin []float32, heads int, sign float32) {
 	}
 }
 
+func kernelDotRows(y, x, w []float32, ld int) {
+	switch set {
+	case isa.AVX512:
+		dotRowsAVX512(ptr(y), ptr(x), ptr(w), len(y), len(x), ld)
+	case isa.AVX2:
+		dotRowsAVX2(ptr(y), ptr(x), ptr(w), len(y), len(x), ld)
+	default:
+		goDotRows(y, x, w, ld)
+	}
+}
+
+func kernelSumRows(y, p, w []float32, ld int) {
+	switch set {
+	case isa.AVX512:
+		sumRowsAVX512(ptr(y), ptr(p), ptr(w), len(p), len(y), ld)
+	case isa.AVX2:
+		sumRowsAVX2(ptr(y), ptr(p), ptr(w), len(p), len(y), ld)
+	default:
+		goSumRows(y, p, w, ld)
+	}
+}
+
 func kernelAdamW(p, g, m, v []float32, f *AdamW) {
 	switch set {
 	case isa.AVX512:

@@ -2088,6 +2088,340 @@ done:
 	VZEROUPPER
 	RET
 
+// func dotRowsAVX2(y *float32, x *float32, w *float32, n int, width int, ld int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·dotRowsAVX2(SB), NOSPLIT, $0-48
+	MOVQ    y+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    n+24(FP), BX
+	MOVQ    width+32(FP), SI
+	MOVQ    ld+40(FP), DI
+	SHLQ    $0x02, DI
+	LEAQ    (DI)(DI*2), R8
+	MOVQ    SI, R9
+	ANDQ    $0x07, R9
+	LEAQ    tails<>+32(SB), R10
+	MOVQ    R9, R11
+	SHLQ    $0x02, R11
+	SUBQ    R11, R10
+	VMOVDQU (R10), Y0
+	SUBQ    R9, SI
+	SHLQ    $0x02, SI
+
+four:
+	CMPQ   BX, $0x04
+	JLT    fourend
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	MOVQ   DX, R10
+	LEAQ   (DX)(DI*8), R11
+	XORQ   R12, R12
+
+fourvector:
+	CMPQ        R12, SI
+	JGE         fourrest
+	VMOVUPS     (CX)(R12*1), Y5
+	VFMADD231PS (R10), Y5, Y1
+	PREFETCHT0  (R11)
+	VFMADD231PS (R10)(DI*1), Y5, Y2
+	PREFETCHT0  (R11)(DI*1)
+	VFMADD231PS (R10)(DI*2), Y5, Y3
+	PREFETCHT0  (R11)(DI*2)
+	VFMADD231PS (R10)(R8*1), Y5, Y4
+	PREFETCHT0  (R11)(R8*1)
+	ADDQ        $0x20, R10
+	ADDQ        $0x20, R11
+	ADDQ        $0x20, R12
+	JMP         fourvector
+
+fourrest:
+	TESTQ       R9, R9
+	JZ          foursum
+	VMASKMOVPS  (CX)(R12*1), Y0, Y5
+	VMASKMOVPS  (R10), Y0, Y6
+	VFMADD231PS Y6, Y5, Y1
+	VMASKMOVPS  (R10)(DI*1), Y0, Y6
+	VFMADD231PS Y6, Y5, Y2
+	VMASKMOVPS  (R10)(DI*2), Y0, Y6
+	VFMADD231PS Y6, Y5, Y3
+	VMASKMOVPS  (R10)(R8*1), Y0, Y6
+	VFMADD231PS Y6, Y5, Y4
+
+foursum:
+	VHADDPS      Y2, Y1, Y1
+	VHADDPS      Y4, Y3, Y3
+	VHADDPS      Y3, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VADDPS       X2, X1, X2
+	VMOVUPS      X2, (AX)
+	LEAQ         (DX)(DI*4), DX
+	ADDQ         $0x10, AX
+	SUBQ         $0x04, BX
+	JMP          four
+
+fourend:
+one:
+	CMPQ   BX, $0x01
+	JLT    oneend
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	MOVQ   DX, R10
+	LEAQ   (DX)(DI*8), R11
+	XORQ   R12, R12
+
+onevector:
+	CMPQ        R12, SI
+	JGE         onerest
+	VMOVUPS     (CX)(R12*1), Y5
+	VFMADD231PS (R10), Y5, Y1
+	PREFETCHT0  (R11)
+	ADDQ        $0x20, R10
+	ADDQ        $0x20, R11
+	ADDQ        $0x20, R12
+	JMP         onevector
+
+onerest:
+	TESTQ       R9, R9
+	JZ          onesum
+	VMASKMOVPS  (CX)(R12*1), Y0, Y5
+	VMASKMOVPS  (R10), Y0, Y6
+	VFMADD231PS Y6, Y5, Y1
+
+onesum:
+	VHADDPS      Y2, Y1, Y1
+	VHADDPS      Y4, Y3, Y3
+	VHADDPS      Y3, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VADDPS       X2, X1, X2
+	VMOVSS       X2, (AX)
+	ADDQ         DI, DX
+	ADDQ         $0x04, AX
+	SUBQ         $0x01, BX
+	JMP          one
+
+oneend:
+	VZEROUPPER
+	RET
+
+// func sumRowsAVX2(y *float32, p *float32, w *float32, n int, width int, ld int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·sumRowsAVX2(SB), NOSPLIT, $0-48
+	MOVQ    y+0(FP), AX
+	MOVQ    p+8(FP), CX
+	MOVQ    w+16(FP), DX
+	MOVQ    n+24(FP), BX
+	MOVQ    width+32(FP), SI
+	MOVQ    ld+40(FP), DI
+	SHLQ    $0x02, DI
+	LEAQ    (DI)(DI*2), R8
+	MOVQ    SI, R9
+	ANDQ    $0x07, R9
+	LEAQ    tails<>+32(SB), R10
+	MOVQ    R9, R11
+	SHLQ    $0x02, R11
+	SUBQ    R11, R10
+	VMOVDQU (R10), Y0
+	SUBQ    R9, SI
+	SHLQ    $0x02, SI
+
+wide:
+	CMPQ   SI, $+128
+	JLT    wideend
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	MOVQ   DX, R10
+	MOVQ   CX, R12
+	LEAQ   (DX)(DI*8), R11
+	MOVQ   BX, R13
+
+widefour:
+	CMPQ         R13, $0x04
+	JLT          wideone
+	VBROADCASTSS (R12), Y9
+	VFMADD231PS  (R10), Y9, Y1
+	PREFETCHT0   (R11)
+	VFMADD231PS  32(R10), Y9, Y3
+	PREFETCHT0   32(R11)
+	VFMADD231PS  64(R10), Y9, Y5
+	PREFETCHT0   64(R11)
+	VFMADD231PS  96(R10), Y9, Y7
+	PREFETCHT0   96(R11)
+	VBROADCASTSS 4(R12), Y9
+	VFMADD231PS  (R10)(DI*1), Y9, Y2
+	PREFETCHT0   (R11)(DI*1)
+	VFMADD231PS  32(R10)(DI*1), Y9, Y4
+	PREFETCHT0   32(R11)(DI*1)
+	VFMADD231PS  64(R10)(DI*1), Y9, Y6
+	PREFETCHT0   64(R11)(DI*1)
+	VFMADD231PS  96(R10)(DI*1), Y9, Y8
+	PREFETCHT0   96(R11)(DI*1)
+	VBROADCASTSS 8(R12), Y9
+	VFMADD231PS  (R10)(DI*2), Y9, Y1
+	PREFETCHT0   (R11)(DI*2)
+	VFMADD231PS  32(R10)(DI*2), Y9, Y3
+	PREFETCHT0   32(R11)(DI*2)
+	VFMADD231PS  64(R10)(DI*2), Y9, Y5
+	PREFETCHT0   64(R11)(DI*2)
+	VFMADD231PS  96(R10)(DI*2), Y9, Y7
+	PREFETCHT0   96(R11)(DI*2)
+	VBROADCASTSS 12(R12), Y9
+	VFMADD231PS  (R10)(R8*1), Y9, Y2
+	PREFETCHT0   (R11)(R8*1)
+	VFMADD231PS  32(R10)(R8*1), Y9, Y4
+	PREFETCHT0   32(R11)(R8*1)
+	VFMADD231PS  64(R10)(R8*1), Y9, Y6
+	PREFETCHT0   64(R11)(R8*1)
+	VFMADD231PS  96(R10)(R8*1), Y9, Y8
+	PREFETCHT0   96(R11)(R8*1)
+	LEAQ         (R10)(DI*4), R10
+	LEAQ         (R11)(DI*4), R11
+	ADDQ         $0x10, R12
+	SUBQ         $0x04, R13
+	JMP          widefour
+
+wideone:
+	TESTQ        R13, R13
+	JZ           widestore
+	VBROADCASTSS (R12), Y9
+	VFMADD231PS  (R10), Y9, Y1
+	PREFETCHT0   (R11)
+	VFMADD231PS  32(R10), Y9, Y3
+	PREFETCHT0   32(R11)
+	VFMADD231PS  64(R10), Y9, Y5
+	PREFETCHT0   64(R11)
+	VFMADD231PS  96(R10), Y9, Y7
+	PREFETCHT0   96(R11)
+	ADDQ         DI, R10
+	ADDQ         $0x04, R12
+	DECQ         R13
+	JMP          wideone
+
+widestore:
+	VADDPS  Y2, Y1, Y1
+	VMOVUPS Y1, (AX)
+	VADDPS  Y4, Y3, Y3
+	VMOVUPS Y3, 32(AX)
+	VADDPS  Y6, Y5, Y5
+	VMOVUPS Y5, 64(AX)
+	VADDPS  Y8, Y7, Y7
+	VMOVUPS Y7, 96(AX)
+	ADDQ    $+128, DX
+	ADDQ    $+128, AX
+	SUBQ    $+128, SI
+	JMP     wide
+
+wideend:
+narrow:
+	CMPQ   SI, $+32
+	JLT    narrowend
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVQ   DX, R10
+	MOVQ   CX, R12
+	LEAQ   (DX)(DI*8), R11
+	MOVQ   BX, R13
+
+narrowfour:
+	CMPQ         R13, $0x04
+	JLT          narrowone
+	VBROADCASTSS (R12), Y3
+	VFMADD231PS  (R10), Y3, Y1
+	PREFETCHT0   (R11)
+	VBROADCASTSS 4(R12), Y3
+	VFMADD231PS  (R10)(DI*1), Y3, Y2
+	PREFETCHT0   (R11)(DI*1)
+	VBROADCASTSS 8(R12), Y3
+	VFMADD231PS  (R10)(DI*2), Y3, Y1
+	PREFETCHT0   (R11)(DI*2)
+	VBROADCASTSS 12(R12), Y3
+	VFMADD231PS  (R10)(R8*1), Y3, Y2
+	PREFETCHT0   (R11)(R8*1)
+	LEAQ         (R10)(DI*4), R10
+	LEAQ         (R11)(DI*4), R11
+	ADDQ         $0x10, R12
+	SUBQ         $0x04, R13
+	JMP          narrowfour
+
+narrowone:
+	TESTQ        R13, R13
+	JZ           narrowstore
+	VBROADCASTSS (R12), Y3
+	VFMADD231PS  (R10), Y3, Y1
+	PREFETCHT0   (R11)
+	ADDQ         DI, R10
+	ADDQ         $0x04, R12
+	DECQ         R13
+	JMP          narrowone
+
+narrowstore:
+	VADDPS  Y2, Y1, Y1
+	VMOVUPS Y1, (AX)
+	ADDQ    $+32, DX
+	ADDQ    $+32, AX
+	SUBQ    $+32, SI
+	JMP     narrow
+
+narrowend:
+	TESTQ  R9, R9
+	JZ     done
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVQ   DX, R10
+	MOVQ   CX, R12
+	LEAQ   (DX)(DI*8), R11
+	MOVQ   BX, R13
+
+restfour:
+	CMPQ         R13, $0x04
+	JLT          restone
+	VBROADCASTSS (R12), Y3
+	VMASKMOVPS   (R10), Y0, Y4
+	VFMADD231PS  Y4, Y3, Y1
+	VBROADCASTSS 4(R12), Y3
+	VMASKMOVPS   (R10)(DI*1), Y0, Y4
+	VFMADD231PS  Y4, Y3, Y2
+	VBROADCASTSS 8(R12), Y3
+	VMASKMOVPS   (R10)(DI*2), Y0, Y4
+	VFMADD231PS  Y4, Y3, Y1
+	VBROADCASTSS 12(R12), Y3
+	VMASKMOVPS   (R10)(R8*1), Y0, Y4
+	VFMADD231PS  Y4, Y3, Y2
+	LEAQ         (R10)(DI*4), R10
+	LEAQ         (R11)(DI*4), R11
+	ADDQ         $0x10, R12
+	SUBQ         $0x04, R13
+	JMP          restfour
+
+restone:
+	TESTQ        R13, R13
+	JZ           reststore
+	VBROADCASTSS (R12), Y3
+	VMASKMOVPS   (R10), Y0, Y4
+	VFMADD231PS  Y4, Y3, Y1
+	ADDQ         DI, R10
+	ADDQ         $0x04, R12
+	DECQ         R13
+	JMP          restone
+
+reststore:
+	VADDPS     Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (AX)
+
+done:
+	VZEROUPPER
+	RET
+
 // func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
 // Requires: AVX, FMA3, MMX+, SSE
 TEXT ·adamWAVX2(SB), NOSPLIT, $8-48
@@ -4042,6 +4376,356 @@ next:
 	LEAQ (AX)(SI*8), AX
 	DECQ DI
 	JMP  head
+
+done:
+	VZEROUPPER
+	RET
+
+// func dotRowsAVX512(y *float32, x *float32, w *float32, n int, width int, ld int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·dotRowsAVX512(SB), NOSPLIT, $0-48
+	MOVQ  y+0(FP), AX
+	MOVQ  x+8(FP), DX
+	MOVQ  w+16(FP), BX
+	MOVQ  n+24(FP), SI
+	MOVQ  width+32(FP), DI
+	MOVQ  ld+40(FP), R8
+	SHLQ  $0x02, R8
+	LEAQ  (R8)(R8*2), R9
+	MOVQ  DI, R10
+	ANDQ  $0x0f, R10
+	MOVL  $-1, R11
+	MOVQ  R10, CX
+	SHLL  CL, R11
+	NOTL  R11
+	KMOVW R11, K1
+	SUBQ  R10, DI
+	SHLQ  $0x02, DI
+
+four:
+	CMPQ   SI, $0x04
+	JLT    fourend
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   BX, CX
+	LEAQ   (BX)(R8*8), R11
+	XORQ   R12, R12
+
+fourvector:
+	CMPQ        R12, DI
+	JGE         fourrest
+	VMOVUPS     (DX)(R12*1), Z4
+	VFMADD231PS (CX), Z4, Z0
+	PREFETCHT0  (R11)
+	VFMADD231PS (CX)(R8*1), Z4, Z1
+	PREFETCHT0  (R11)(R8*1)
+	VFMADD231PS (CX)(R8*2), Z4, Z2
+	PREFETCHT0  (R11)(R8*2)
+	VFMADD231PS (CX)(R9*1), Z4, Z3
+	PREFETCHT0  (R11)(R9*1)
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, R11
+	ADDQ        $0x40, R12
+	JMP         fourvector
+
+fourrest:
+	TESTQ       R10, R10
+	JZ          foursum
+	VMOVUPS.Z   (DX)(R12*1), K1, Z4
+	VMOVUPS.Z   (CX), K1, Z9
+	VFMADD231PS Z9, Z4, Z0
+	VMOVUPS.Z   (CX)(R8*1), K1, Z9
+	VFMADD231PS Z9, Z4, Z1
+	VMOVUPS.Z   (CX)(R8*2), K1, Z9
+	VFMADD231PS Z9, Z4, Z2
+	VMOVUPS.Z   (CX)(R9*1), K1, Z9
+	VFMADD231PS Z9, Z4, Z3
+
+foursum:
+	VEXTRACTF64X4 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF64X4 $0x01, Z1, Y4
+	VADDPS        Y4, Y1, Y1
+	VEXTRACTF64X4 $0x01, Z2, Y4
+	VADDPS        Y4, Y2, Y2
+	VEXTRACTF64X4 $0x01, Z3, Y4
+	VADDPS        Y4, Y3, Y3
+	VHADDPS       Y1, Y0, Y0
+	VHADDPS       Y3, Y2, Y2
+	VHADDPS       Y2, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VMOVUPS       X1, (AX)
+	LEAQ          (BX)(R8*4), BX
+	ADDQ          $0x10, AX
+	SUBQ          $0x04, SI
+	JMP           four
+
+fourend:
+one:
+	CMPQ   SI, $0x01
+	JLT    oneend
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	MOVQ   BX, CX
+	LEAQ   (BX)(R8*8), R11
+	XORQ   R12, R12
+
+onevector:
+	CMPQ        R12, DI
+	JGE         onerest
+	VMOVUPS     (DX)(R12*1), Z0
+	VFMADD231PS (CX), Z0, Z5
+	PREFETCHT0  (R11)
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, R11
+	ADDQ        $0x40, R12
+	JMP         onevector
+
+onerest:
+	TESTQ       R10, R10
+	JZ          onesum
+	VMOVUPS.Z   (DX)(R12*1), K1, Z0
+	VMOVUPS.Z   (CX), K1, Z1
+	VFMADD231PS Z1, Z0, Z5
+
+onesum:
+	VEXTRACTF64X4 $0x01, Z5, Y0
+	VADDPS        Y0, Y5, Y5
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y6
+	VEXTRACTF64X4 $0x01, Z7, Y0
+	VADDPS        Y0, Y7, Y7
+	VEXTRACTF64X4 $0x01, Z8, Y0
+	VADDPS        Y0, Y8, Y8
+	VHADDPS       Y6, Y5, Y5
+	VHADDPS       Y8, Y7, Y7
+	VHADDPS       Y7, Y5, Y5
+	VEXTRACTF128  $0x01, Y5, X0
+	VADDPS        X0, X5, X0
+	VMOVSS        X0, (AX)
+	ADDQ          R8, BX
+	ADDQ          $0x04, AX
+	SUBQ          $0x01, SI
+	JMP           one
+
+oneend:
+	VZEROUPPER
+	RET
+
+// func sumRowsAVX512(y *float32, p *float32, w *float32, n int, width int, ld int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·sumRowsAVX512(SB), NOSPLIT, $0-48
+	MOVQ  y+0(FP), AX
+	MOVQ  p+8(FP), DX
+	MOVQ  w+16(FP), BX
+	MOVQ  n+24(FP), SI
+	MOVQ  width+32(FP), DI
+	MOVQ  ld+40(FP), R8
+	SHLQ  $0x02, R8
+	LEAQ  (R8)(R8*2), R9
+	MOVQ  DI, R10
+	ANDQ  $0x0f, R10
+	MOVL  $-1, R11
+	MOVQ  R10, CX
+	SHLL  CL, R11
+	NOTL  R11
+	KMOVW R11, K1
+	SUBQ  R10, DI
+	SHLQ  $0x02, DI
+
+wide:
+	CMPQ   DI, $+256
+	JLT    wideend
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   BX, CX
+	MOVQ   DX, R12
+	LEAQ   (BX)(R8*8), R11
+	MOVQ   SI, R13
+
+widefour:
+	CMPQ         R13, $0x04
+	JLT          wideone
+	VBROADCASTSS (R12), Z8
+	VFMADD231PS  (CX), Z8, Z0
+	PREFETCHT0   (R11)
+	VFMADD231PS  64(CX), Z8, Z2
+	PREFETCHT0   64(R11)
+	VFMADD231PS  128(CX), Z8, Z4
+	PREFETCHT0   128(R11)
+	VFMADD231PS  192(CX), Z8, Z6
+	PREFETCHT0   192(R11)
+	VBROADCASTSS 4(R12), Z8
+	VFMADD231PS  (CX)(R8*1), Z8, Z1
+	PREFETCHT0   (R11)(R8*1)
+	VFMADD231PS  64(CX)(R8*1), Z8, Z3
+	PREFETCHT0   64(R11)(R8*1)
+	VFMADD231PS  128(CX)(R8*1), Z8, Z5
+	PREFETCHT0   128(R11)(R8*1)
+	VFMADD231PS  192(CX)(R8*1), Z8, Z7
+	PREFETCHT0   192(R11)(R8*1)
+	VBROADCASTSS 8(R12), Z8
+	VFMADD231PS  (CX)(R8*2), Z8, Z0
+	PREFETCHT0   (R11)(R8*2)
+	VFMADD231PS  64(CX)(R8*2), Z8, Z2
+	PREFETCHT0   64(R11)(R8*2)
+	VFMADD231PS  128(CX)(R8*2), Z8, Z4
+	PREFETCHT0   128(R11)(R8*2)
+	VFMADD231PS  192(CX)(R8*2), Z8, Z6
+	PREFETCHT0   192(R11)(R8*2)
+	VBROADCASTSS 12(R12), Z8
+	VFMADD231PS  (CX)(R9*1), Z8, Z1
+	PREFETCHT0   (R11)(R9*1)
+	VFMADD231PS  64(CX)(R9*1), Z8, Z3
+	PREFETCHT0   64(R11)(R9*1)
+	VFMADD231PS  128(CX)(R9*1), Z8, Z5
+	PREFETCHT0   128(R11)(R9*1)
+	VFMADD231PS  192(CX)(R9*1), Z8, Z7
+	PREFETCHT0   192(R11)(R9*1)
+	LEAQ         (CX)(R8*4), CX
+	LEAQ         (R11)(R8*4), R11
+	ADDQ         $0x10, R12
+	SUBQ         $0x04, R13
+	JMP          widefour
+
+wideone:
+	TESTQ        R13, R13
+	JZ           widestore
+	VBROADCASTSS (R12), Z8
+	VFMADD231PS  (CX), Z8, Z0
+	PREFETCHT0   (R11)
+	VFMADD231PS  64(CX), Z8, Z2
+	PREFETCHT0   64(R11)
+	VFMADD231PS  128(CX), Z8, Z4
+	PREFETCHT0   128(R11)
+	VFMADD231PS  192(CX), Z8, Z6
+	PREFETCHT0   192(R11)
+	ADDQ         R8, CX
+	ADDQ         $0x04, R12
+	DECQ         R13
+	JMP          wideone
+
+widestore:
+	VADDPS  Z1, Z0, Z0
+	VMOVUPS Z0, (AX)
+	VADDPS  Z3, Z2, Z2
+	VMOVUPS Z2, 64(AX)
+	VADDPS  Z5, Z4, Z4
+	VMOVUPS Z4, 128(AX)
+	VADDPS  Z7, Z6, Z6
+	VMOVUPS Z6, 192(AX)
+	ADDQ    $+256, BX
+	ADDQ    $+256, AX
+	SUBQ    $+256, DI
+	JMP     wide
+
+wideend:
+narrow:
+	CMPQ   DI, $+64
+	JLT    narrowend
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	MOVQ   BX, CX
+	MOVQ   DX, R12
+	LEAQ   (BX)(R8*8), R11
+	MOVQ   SI, R13
+
+narrowfour:
+	CMPQ         R13, $0x04
+	JLT          narrowone
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  (CX), Z0, Z9
+	PREFETCHT0   (R11)
+	VBROADCASTSS 4(R12), Z0
+	VFMADD231PS  (CX)(R8*1), Z0, Z10
+	PREFETCHT0   (R11)(R8*1)
+	VBROADCASTSS 8(R12), Z0
+	VFMADD231PS  (CX)(R8*2), Z0, Z9
+	PREFETCHT0   (R11)(R8*2)
+	VBROADCASTSS 12(R12), Z0
+	VFMADD231PS  (CX)(R9*1), Z0, Z10
+	PREFETCHT0   (R11)(R9*1)
+	LEAQ         (CX)(R8*4), CX
+	LEAQ         (R11)(R8*4), R11
+	ADDQ         $0x10, R12
+	SUBQ         $0x04, R13
+	JMP          narrowfour
+
+narrowone:
+	TESTQ        R13, R13
+	JZ           narrowstore
+	VBROADCASTSS (R12), Z0
+	VFMADD231PS  (CX), Z0, Z9
+	PREFETCHT0   (R11)
+	ADDQ         R8, CX
+	ADDQ         $0x04, R12
+	DECQ         R13
+	JMP          narrowone
+
+narrowstore:
+	VADDPS  Z10, Z9, Z9
+	VMOVUPS Z9, (AX)
+	ADDQ    $+64, BX
+	ADDQ    $+64, AX
+	SUBQ    $+64, DI
+	JMP     narrow
+
+narrowend:
+	TESTQ  R10, R10
+	JZ     done
+	VXORPS Y11, Y11, Y11
+	VXORPS Y12, Y12, Y12
+	MOVQ   BX, CX
+	MOVQ   DX, R12
+	LEAQ   (BX)(R8*8), R11
+	MOVQ   SI, R13
+
+restfour:
+	CMPQ         R13, $0x04
+	JLT          restone
+	VBROADCASTSS (R12), Z0
+	VMOVUPS.Z    (CX), K1, Z1
+	VFMADD231PS  Z1, Z0, Z11
+	VBROADCASTSS 4(R12), Z0
+	VMOVUPS.Z    (CX)(R8*1), K1, Z1
+	VFMADD231PS  Z1, Z0, Z12
+	VBROADCASTSS 8(R12), Z0
+	VMOVUPS.Z    (CX)(R8*2), K1, Z1
+	VFMADD231PS  Z1, Z0, Z11
+	VBROADCASTSS 12(R12), Z0
+	VMOVUPS.Z    (CX)(R9*1), K1, Z1
+	VFMADD231PS  Z1, Z0, Z12
+	LEAQ         (CX)(R8*4), CX
+	LEAQ         (R11)(R8*4), R11
+	ADDQ         $0x10, R12
+	SUBQ         $0x04, R13
+	JMP          restfour
+
+restone:
+	TESTQ        R13, R13
+	JZ           reststore
+	VBROADCASTSS (R12), Z0
+	VMOVUPS.Z    (CX), K1, Z1
+	VFMADD231PS  Z1, Z0, Z11
+	ADDQ         R8, CX
+	ADDQ         $0x04, R12
+	DECQ         R13
+	JMP          restone
+
+reststore:
+	VADDPS  Z12, Z11, Z11
+	VMOVUPS Z11, K1, (AX)
 
 done:
 	VZEROUPPER

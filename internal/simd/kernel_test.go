@@ -367,6 +367,49 @@ func TestRopeIsItsGoLoop(t *testing.T) {
 	})
 }
 
+func TestProductsWithRowsAreTheirGoLoops(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(17, 18))
+		a := newArena(t)
+		end := func(i, n int) []float32 { return a.guarded[i][most+64-n:] }
+		for _, width := range append(lengths()[:70], 128, 131, 257) {
+			for n := range 14 {
+				ld := width + r.IntN(20)
+				size := max(0, (n-1)*ld+width)
+				x, p, w := end(0, width), end(1, n), end(2, size)
+				for _, s := range [][]float32{x, p, w} {
+					copy(s, random(r, len(s)))
+				}
+				if size > 0 && r.IntN(2) == 0 {
+					w[r.IntN(size)] = []float32{nan, inf, 1e-40}[r.IntN(3)]
+				}
+				for _, sum := range []bool{false, true} {
+					y, want := end(3, n), make([]float32, n)
+					if sum {
+						y, want = end(3, width), make([]float32, width)
+					}
+					before := end(3, len(y)+1)[:1]
+					before[0] = canary
+					for i := range y {
+						y[i] = nan
+					}
+					if sum {
+						SumRows(y, p, w, ld)
+						goSumRows(want, p, w, ld)
+					} else {
+						DotRows(y, x, w, ld)
+						goDotRows(want, x, w, ld)
+					}
+					for i := range want {
+						require.True(t, close64(float64(want[i]), float64(y[i]), 1e-5), "%d rows of %d: [%d] is %v, want %v", n, width, i, y[i], want[i])
+					}
+					require.Equal(t, float32(canary), before[0])
+				}
+			}
+		}
+	})
+}
+
 // Numbers that decayed to nothing do not slow it down.
 func BenchmarkAdamWOfSubnormals(b *testing.B) {
 	const n = 4096

@@ -137,6 +137,20 @@ func swigluBackwardAVX2(dh1 *float32, dh3 *float32, dout *float32, h1 *float32, 
 //go:noescape
 func ropeAVX2(x *float32, cos *float32, sin *float32, pairs int, heads int, sign float32)
 
+// dotRowsAVX2 is
+//
+//	for i := range n { y[i] = 0; for j := range width { y[i] += x[j] * w[i*ld+j] } }
+//
+//go:noescape
+func dotRowsAVX2(y *float32, x *float32, w *float32, n int, width int, ld int)
+
+// sumRowsAVX2 is
+//
+//	for j := range width { y[j] = 0; for i := range n { y[j] += p[i] * w[i*ld+j] } }
+//
+//go:noescape
+func sumRowsAVX2(y *float32, p *float32, w *float32, n int, width int, ld int)
+
 // adamWAVX2 is
 //
 //	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }
@@ -283,6 +297,20 @@ func swigluBackwardAVX512(dh1 *float32, dh3 *float32, dout *float32, h1 *float32
 //
 //go:noescape
 func ropeAVX512(x *float32, cos *float32, sin *float32, pairs int, heads int, sign float32)
+
+// dotRowsAVX512 is
+//
+//	for i := range n { y[i] = 0; for j := range width { y[i] += x[j] * w[i*ld+j] } }
+//
+//go:noescape
+func dotRowsAVX512(y *float32, x *float32, w *float32, n int, width int, ld int)
+
+// sumRowsAVX512 is
+//
+//	for j := range width { y[j] = 0; for i := range n { y[j] += p[i] * w[i*ld+j] } }
+//
+//go:noescape
+func sumRowsAVX512(y *float32, p *float32, w *float32, n int, width int, ld int)
 
 // adamWAVX512 is
 //

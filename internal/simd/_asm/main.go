@@ -15,6 +15,7 @@ func main() {
 		norm(s)
 		swiglu(s)
 		rope(s)
+		rows(s)
 		adam(s)
 	}
 	Generate()
