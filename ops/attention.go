@@ -116,11 +116,7 @@ func (a *attentionArgs) strip(w *strip, b, h, t, n int) {
 	gather(w.q, a.q[(b*a.n+t)*a.qs+h*HD:], n, HD, a.qs)
 
 	w.scores(w.p, w.q, &w.kt) // P = Q Kᵀ
-	for i := range n {
-		row := w.row(w.p, i)
-		w.most[i] = scale * simd.Max(row)
-		w.sum[i] = simd.ExpScaleSub(row, row, scale, w.most[i])
-	}
+	simd.ExpRows(w.p, w.ld, w.past+1, scale, w.most, w.sum)
 	w.mask(w.p)
 	w.weigh(out, NH*HD, w.p, &w.v, a.v[b*a.n*a.kvs+h/a.group*HD:], a.kvs) // out = P V
 	for i := range n {
@@ -309,12 +305,7 @@ func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, ld, b, h, t, n
 
 	w.scores(w.p, w.q, &w.kt)     // P = Q Kᵀ
 	w.scores(w.dp, w.dout, &w.vt) // dP = dout Vᵀ
-	for i := range n {
-		p, dp := w.row(w.p, i), w.row(w.dp, i)
-		sum := simd.ExpScaleSub(p, p, scale, a.lse[(b*NH+h)*a.T+t+i]) // 1 but for the rounding of lse
-		mean := simd.Dot(p, dp) / sum
-		simd.DSoftmax(dp, p, dp, float32(1/sum), float32(mean), scale)
-	}
+	simd.DSoftmaxRows(w.p, w.dp, w.ld, w.past+1, scale, a.lse[(b*NH+h)*a.T+t:][:n])
 	w.mask(w.p)
 	w.mask(w.dp)
 	w.weighBack(dv, ld, w.p, w.dout, add)                      // dV += Pᵀ dout
@@ -360,9 +351,6 @@ func fit[E any](s *[]E, n int) []E {
 	*s = (*s)[:n]
 	return *s
 }
-
-// row returns the part of row i of s that the mask leaves.
-func (w *strip) row(s []float32, i int) []float32 { return s[i*w.ld:][:w.past+i+1] }
 
 // scores sets s = x y, x [n, HD], y [HD, keys], and leaves out what no query
 // sees.

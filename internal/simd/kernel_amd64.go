@@ -242,6 +242,28 @@ func kernelSumRows(y, p, w []float32, ld int) {
 	}
 }
 
+func kernelExpRows(x []float32, ld, n int, scale float32, most []float32, sum []float64) {
+	switch set {
+	case isa.AVX512:
+		expRowsAVX512(ptr(x), ld, len(most), n, scale, ptr(most), ptr(sum))
+	case isa.AVX2:
+		expRowsAVX2(ptr(x), ld, len(most), n, scale, ptr(most), ptr(sum))
+	default:
+		goExpRows(x, ld, n, scale, most, sum)
+	}
+}
+
+func kernelDSoftmaxRows(p, dp []float32, ld, n int, scale float32, lse []float32) {
+	switch set {
+	case isa.AVX512:
+		dSoftmaxRowsAVX512(ptr(p), ptr(dp), ld, len(lse), n, scale, ptr(lse))
+	case isa.AVX2:
+		dSoftmaxRowsAVX2(ptr(p), ptr(dp), ld, len(lse), n, scale, ptr(lse))
+	default:
+		goDSoftmaxRows(p, dp, ld, n, scale, lse)
+	}
+}
+
 func kernelAdamW(p, g, m, v []float32, f *AdamW) {
 	switch set {
 	case isa.AVX512:

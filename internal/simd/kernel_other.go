@@ -26,6 +26,12 @@ func kernelSwiglu(out, h1, h3 []float32)                         { goSwiglu(out,
 func kernelSwigluBackward(dh1, dh3, dout, h1, h3 []float32)      { goSwigluBackward(dh1, dh3, dout, h1, h3) }
 func kernelRope(x, cos, sin []float32, heads int, sign float32)  { goRope(x, cos, sin, heads, sign) }
 func kernelAdamW(p, g, m, v []float32, f *AdamW)                 { goAdamW(p, g, m, v, f) }
-func kernelDotRows(y, x, w []float32, ld int)                    { goDotRows(y, x, w, ld) }
-func kernelSumRows(y, p, w []float32, ld int)                    { goSumRows(y, p, w, ld) }
-func kernelAdamTraffic(p, g, m, v []float32)                     { goAdamTraffic(p, g, m, v) }
+func kernelExpRows(x []float32, ld, n int, scale float32, most []float32, sum []float64) {
+	goExpRows(x, ld, n, scale, most, sum)
+}
+func kernelDSoftmaxRows(p, dp []float32, ld, n int, scale float32, lse []float32) {
+	goDSoftmaxRows(p, dp, ld, n, scale, lse)
+}
+func kernelDotRows(y, x, w []float32, ld int) { goDotRows(y, x, w, ld) }
+func kernelSumRows(y, p, w []float32, ld int) { goSumRows(y, p, w, ld) }
+func kernelAdamTraffic(p, g, m, v []float32)  { goAdamTraffic(p, g, m, v) }

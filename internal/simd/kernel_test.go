@@ -410,6 +410,57 @@ func TestProductsWithRowsAreTheirGoLoops(t *testing.T) {
 	})
 }
 
+// They have the bits of the kernels that they are made of.
+func TestRowsOfScoresAreTheirGoLoops(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(19, 20))
+		a := newArena(t)
+		end := func(i, n int) []float32 { return a.guarded[i][most+64-n:] }
+		for n := range 140 {
+			for _, rows := range []int{0, 1, 2, 5, 21} {
+				ld := n + rows + r.IntN(20)
+				size := max(0, (rows-1)*ld+n+rows-1)
+				x, dp, m, sum := end(0, size), end(1, size), end(2, rows), make([]float64, rows+1)
+				copy(x, random(r, size))
+				copy(dp, random(r, size))
+				if size > 0 && r.IntN(2) == 0 {
+					x[r.IntN(size)] = []float32{nan, inf, -inf, 1e30}[r.IntN(4)]
+				}
+				saved := slices.Clone(x)
+				before := end(0, size+1)[:1]
+				before[0] = canary
+
+				want, wantM, wantSum := slices.Clone(x), make([]float32, rows), make([]float64, rows+1)
+				goExpRows(want, ld, n, 0.3, wantM, wantSum[:rows])
+				ExpRows(x, ld, n, 0.3, m, sum)
+				requireBits(t, want, x, "exp", n, rows)
+				requireBits(t, wantM, m, "most", n, rows)
+				for i := range sum {
+					require.Equal(t, math.Float64bits(wantSum[i]), math.Float64bits(sum[i]), "sum %d, n=%d", i, n)
+				}
+
+				copy(x, saved)
+				want, wantDP := saved, slices.Clone(dp)
+				copy(m, random(r, rows))
+				goDSoftmaxRows(want, wantDP, ld, n, 0.3, m)
+				DSoftmaxRows(x, dp, ld, n, 0.3, m)
+				requireBits(t, want, x, "p", n, rows)
+				requireBits(t, wantDP, dp, "dp", n, rows)
+				require.Equal(t, float32(canary), before[0])
+			}
+		}
+	})
+}
+
+func requireBits(t *testing.T, want, got []float32, what string, n, rows int) {
+	t.Helper()
+	for i := range want {
+		if math.Float32bits(want[i]) != math.Float32bits(got[i]) && !(want[i] != want[i] && got[i] != got[i]) {
+			require.Fail(t, "differs from the Go loop", "%s[%d] of %d rows from %d on: %v, want %v", what, i, rows, n, got[i], want[i])
+		}
+	}
+}
+
 // Numbers that decayed to nothing do not slow it down.
 func BenchmarkAdamWOfSubnormals(b *testing.B) {
 	const n = 4096

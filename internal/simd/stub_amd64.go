@@ -151,6 +151,20 @@ func dotRowsAVX2(y *float32, x *float32, w *float32, n int, width int, ld int)
 //go:noescape
 func sumRowsAVX2(y *float32, p *float32, w *float32, n int, width int, ld int)
 
+// expRowsAVX2 is
+//
+//	for i := range rows { x := x[i*ld:][:n+i]; most[i] = scale*max(x); for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) } }
+//
+//go:noescape
+func expRowsAVX2(x *float32, ld int, rows int, n int, scale float32, most *float32, sum *float64)
+
+// dSoftmaxRowsAVX2 is
+//
+//	for i := range rows { p, dp := p[i*ld:][:n+i], dp[i*ld:][:n+i]; sum := ExpScaleSub(p, p, scale, lse[i]); DSoftmax(dp, p, dp, 1/sum, Dot(p, dp)/sum, scale) }
+//
+//go:noescape
+func dSoftmaxRowsAVX2(p *float32, dp *float32, ld int, rows int, n int, scale float32, lse *float32)
+
 // adamWAVX2 is
 //
 //	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }
@@ -311,6 +325,20 @@ func dotRowsAVX512(y *float32, x *float32, w *float32, n int, width int, ld int)
 //
 //go:noescape
 func sumRowsAVX512(y *float32, p *float32, w *float32, n int, width int, ld int)
+
+// expRowsAVX512 is
+//
+//	for i := range rows { x := x[i*ld:][:n+i]; most[i] = scale*max(x); for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) } }
+//
+//go:noescape
+func expRowsAVX512(x *float32, ld int, rows int, n int, scale float32, most *float32, sum *float64)
+
+// dSoftmaxRowsAVX512 is
+//
+//	for i := range rows { p, dp := p[i*ld:][:n+i], dp[i*ld:][:n+i]; sum := ExpScaleSub(p, p, scale, lse[i]); DSoftmax(dp, p, dp, 1/sum, Dot(p, dp)/sum, scale) }
+//
+//go:noescape
+func dSoftmaxRowsAVX512(p *float32, dp *float32, ld int, rows int, n int, scale float32, lse *float32)
 
 // adamWAVX512 is
 //

@@ -80,37 +80,43 @@ func (e expCode) of(x VecVirtual) {
 	VMOVAPS(p, x)
 }
 
+// sumInFours adds vectors to a wideSum, four at a time.
+func sumInFours(sum wideSum, v []VecVirtual) {
+	for len(v) > 1 {
+		for i := range v[:len(v)/2] {
+			VADDPS(v[i+len(v)/2], v[i], v[i])
+		}
+		v = v[:len(v)/2]
+	}
+	sum.add(v[0])
+}
+
+// scaled replaces n elements x by y = e^(x·scale − m), and adds them to sum.
+func (e expCode) scaled(y, x, n Register, scale, m VecVirtual, sum wideSum) {
+	e.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
+		var v []VecVirtual
+		for i := range count {
+			v = append(v, e.load(at(x, i), masked))
+			VFMSUB213PS(m, scale, v[i])
+			e.of(v[i])
+		}
+		for i := range count {
+			e.store(v[i], at(y, i), masked)
+			e.clip(v[i], masked)
+		}
+		sumInFours(sum, v)
+	})
+}
+
 // exp writes the kernels of e^x.
 func exp(s isa) {
-	// sumInFours adds vectors to a wideSum, four at a time.
-	sumInFours := func(sum wideSum, v []VecVirtual) {
-		for len(v) > 1 {
-			for i := range v[:len(v)/2] {
-				VADDPS(v[i+len(v)/2], v[i], v[i])
-			}
-			v = v[:len(v)/2]
-		}
-		sum.add(v[0])
-	}
 	{
 		k := function(s, "exp", "func(y, x *float32, n int, scale, m float32) (sum float64)",
 			"for i := range n { y[i] = exp(x[i]*scale - m); sum += float64(y[i]) }")
 		y, x, n := pointer("y"), pointer("x"), pointer("n")
 		scale, m := k.argument("scale"), k.argument("m")
-		e, sum := k.exp(), k.wideSum()
-		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
-			var v []VecVirtual
-			for i := range count {
-				v = append(v, k.load(at(x, i), masked))
-				VFMSUB213PS(m, scale, v[i])
-				e.of(v[i])
-			}
-			for i := range count {
-				k.store(v[i], at(y, i), masked)
-				k.clip(v[i], masked)
-			}
-			sumInFours(sum, v)
-		})
+		sum := k.wideSum()
+		k.exp().scaled(y, x, n, scale, m, sum)
 		sum.ret()
 	}
 	{

@@ -16,6 +16,7 @@ func main() {
 		swiglu(s)
 		rope(s)
 		rows(s)
+		softmax(s)
 		adam(s)
 	}
 	Generate()

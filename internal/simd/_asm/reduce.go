@@ -14,46 +14,7 @@ func reductions(s isa) {
 		k := function(s, "max", "func(x *float32, n int) (m float32)",
 			"m = -Inf; for i := range n { if x[i] > m { m = x[i] } }")
 		x, n := pointer("x"), pointer("n")
-		const many = 4
-		var most [many]VecVirtual
-		for i := range most {
-			most[i] = k.vec()
-			VBROADCASTSS(minusInf(), most[i])
-		}
-		k.walk(n, many, func(at func(Register, int) Mem, count int, masked bool) {
-			for i := range count {
-				// MAX returns its last operand, the first here, if one is NaN
-				if !masked {
-					v := k.load(at(x, i), false)
-					VMAXPS(most[i], v, most[i])
-				} else if k.wide() {
-					v := k.load(at(x, i), true)
-					VMAXPS(most[i], v, k.mask, most[i])
-				} else { // lanes that are not there become -Inf
-					v, inf := k.load(at(x, i), true), k.vec()
-					VBROADCASTSS(minusInf(), inf)
-					VBLENDVPS(k.mask, v, inf, v)
-					VMAXPS(most[i], v, most[i])
-				}
-			}
-		})
-		VMAXPS(most[1], most[0], most[0])
-		VMAXPS(most[3], most[2], most[2])
-		VMAXPS(most[2], most[0], most[0])
-		m := most[0]
-		if k.wide() {
-			y := YMM()
-			VEXTRACTF64X4(Imm(1), m, y)
-			VMAXPS(y, m.AsY(), m.AsY())
-		}
-		t := XMM()
-		VEXTRACTF128(Imm(1), m.AsY(), t)
-		VMAXPS(t, m.AsX(), m.AsX())
-		VPERMILPS(Imm(0b1110), m.AsX(), t)
-		VMAXPS(t, m.AsX(), m.AsX())
-		VPERMILPS(Imm(1), m.AsX(), t)
-		VMAXSS(t, m.AsX(), m.AsX())
-		Store(m.AsX(), ReturnIndex(0))
+		Store(k.maxOf(x, n), ReturnIndex(0))
 		end()
 	}
 	{
@@ -79,28 +40,7 @@ func reductions(s isa) {
 		k := function(s, "dot", "func(x, y *float32, n int) (sum float64)",
 			"for i := range n { sum += float64(x[i] * y[i]) }")
 		x, y, n := pointer("x"), pointer("y"), pointer("n")
-		sum := k.wideSum()
-		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
-			var t [2]VecVirtual
-			for i := range count {
-				v := k.load(at(x, i), masked)
-				w := Op(at(y, i))
-				if masked {
-					w = k.load(at(y, i), true)
-				}
-				if i < 2 {
-					t[i] = v
-					VMULPS(w, v, v)
-				} else {
-					VFMADD231PS(w, v, t[i-2])
-				}
-			}
-			if count > 1 {
-				VADDPS(t[1], t[0], t[0])
-			}
-			sum.add(t[0])
-		})
-		sum.ret()
+		k.dotOf(x, y, n).ret()
 	}
 	{
 		k := function(s, "dot3", "func(x, y, z *float32, n int) (sum float64)",
@@ -122,6 +62,75 @@ func reductions(s isa) {
 		})
 		k.fold(sums[:]).ret()
 	}
+}
+
+// maxOf is the largest of n elements.
+func (k *kernel) maxOf(x, n Register) Register {
+	const many = 4
+	var most [many]VecVirtual
+	for i := range most {
+		most[i] = k.vec()
+		VBROADCASTSS(minusInf(), most[i])
+	}
+	k.walk(n, many, func(at func(Register, int) Mem, count int, masked bool) {
+		for i := range count {
+			// MAX returns its last operand, the first here, if one is NaN
+			if !masked {
+				v := k.load(at(x, i), false)
+				VMAXPS(most[i], v, most[i])
+			} else if k.wide() {
+				v := k.load(at(x, i), true)
+				VMAXPS(most[i], v, k.mask, most[i])
+			} else { // lanes that are not there become -Inf
+				v, inf := k.load(at(x, i), true), k.vec()
+				VBROADCASTSS(minusInf(), inf)
+				VBLENDVPS(k.mask, v, inf, v)
+				VMAXPS(most[i], v, most[i])
+			}
+		}
+	})
+	VMAXPS(most[1], most[0], most[0])
+	VMAXPS(most[3], most[2], most[2])
+	VMAXPS(most[2], most[0], most[0])
+	m := most[0]
+	if k.wide() {
+		y := YMM()
+		VEXTRACTF64X4(Imm(1), m, y)
+		VMAXPS(y, m.AsY(), m.AsY())
+	}
+	t := k.upper(m.AsY())
+	VMAXPS(t, m.AsX(), m.AsX())
+	VPERMILPS(Imm(0b1110), m.AsX(), t)
+	VMAXPS(t, m.AsX(), m.AsX())
+	VPERMILPS(Imm(1), m.AsX(), t)
+	VMAXSS(t, m.AsX(), m.AsX())
+	return m.AsX()
+}
+
+// dotOf is the sum of n products, four of which are added in float32.
+func (k *kernel) dotOf(x, y, n Register) wideSum {
+	sum := k.wideSum()
+	k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
+		var t [2]VecVirtual
+		for i := range count {
+			v := k.load(at(x, i), masked)
+			w := Op(at(y, i))
+			if masked {
+				w = k.load(at(y, i), true)
+			}
+			if i < 2 {
+				t[i] = v
+				VMULPS(w, v, v)
+			} else {
+				VFMADD231PS(w, v, t[i-2])
+			}
+		}
+		if count > 1 {
+			VADDPS(t[1], t[0], t[0])
+		}
+		sum.add(t[0])
+	})
+	return sum
 }
 
 func minusInf() Mem { return constantMem(float32(math.Inf(-1))) }

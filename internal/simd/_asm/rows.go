@@ -178,8 +178,7 @@ func (k *kernel) sum4(v []VecVirtual) Register {
 	VHADDPS(b, a, a)
 	VHADDPS(d, c, c)
 	VHADDPS(c, a, a)
-	x := XMM()
-	VEXTRACTF128(Imm(1), a, x)
+	x := k.upper(a)
 	VADDPS(x, v[0].AsX(), x)
 	return x
 }

@@ -50,6 +50,7 @@ func (s isa) newHalf() VecVirtual {
 type kernel struct {
 	isa
 	mask Register // of the lanes that the rest of a slice has: an opmask or a vector
+	loop string   // begins the labels of a walk that is not the only one
 }
 
 // function begins a kernel named for its operation and instruction set. doc is
@@ -197,7 +198,7 @@ func (k *kernel) walk(n Register, many int, body func(at func(p Register, i int)
 		if count == 1 && many == 1 && count != many {
 			continue
 		}
-		label := fmt.Sprintf("by%d", count)
+		label := fmt.Sprintf("%sby%d", k.loop, count)
 		Label(label)
 		CMPQ(n, I32(int32(count*k.lanes)))
 		JLT(LabelRef(label + "end"))
@@ -211,10 +212,10 @@ func (k *kernel) walk(n Register, many int, body func(at func(p Register, i int)
 		}
 	}
 	TESTQ(n, n)
-	JZ(LabelRef("done"))
+	JZ(LabelRef(k.loop + "done"))
 	k.maskOf(n)
 	body(at, 1, true)
-	Label("done")
+	Label(k.loop + "done")
 }
 
 // prefetch asks for what walk will read distance bytes later, far enough ahead
@@ -247,19 +248,35 @@ func (s wideSum) add(v VecVirtual) {
 
 // ret returns the sum of all lanes.
 func (s wideSum) ret() {
+	Store(s.total(), ReturnIndex(0))
+	end()
+}
+
+// total is the sum of all lanes.
+func (s wideSum) total() Register {
 	VADDPD(s.high, s.low, s.low)
 	if s.wide() {
 		y := YMM()
 		VEXTRACTF64X4(Imm(1), s.low, y)
 		VADDPD(y, s.low.AsY(), s.low.AsY())
 	}
-	x := XMM()
-	VEXTRACTF128(Imm(1), s.low.AsY(), x)
+	x := s.upper(s.low.AsY())
 	VADDPD(x, s.low.AsX(), s.low.AsX())
 	VPERMILPD(Imm(1), s.low.AsX(), x)
 	VADDSD(x, s.low.AsX(), s.low.AsX())
-	Store(s.low.AsX(), ReturnIndex(0))
-	end()
+	return s.low.AsX()
+}
+
+// upper is the upper half of 256 bits. (VEXTRACTF128 cannot name the registers
+// from 16 on.)
+func (k *kernel) upper(y Register) VecVirtual {
+	x := XMM()
+	if k.wide() {
+		VEXTRACTF32X4(Imm(1), y, x)
+	} else {
+		VEXTRACTF128(Imm(1), y, x)
+	}
+	return x
 }
 
 // end is the end of a kernel.
