@@ -64,43 +64,63 @@ func RMSNormHeadsBackward(dx, dw, dy, x, rstd, w []float32, n, NH, HD, dxs, dys,
 	need(n <= 0 || len(dx) >= (n-1)*dxs+NH*HD && len(dy) >= (n-1)*dys+NH*HD && len(x) >= (n-1)*xs+NH*HD &&
 		len(rstd) >= n*NH && len(w) >= HD && (dw == nil || len(dw) >= HD),
 		"chainrule: ops.RMSNormBackward: a slice is too short")
-	a := rmsNormBackwardArgs{dx, dw, dy, x, rstd, w[:HD], n, NH, dxs, dys, xs}
-	rmsNormBackwardX.For(n, grain(NH*HD), a)
+	a := rmsNormBackwardArgs{dx: dx, dw: dw, dy: dy, x: x, rstd: rstd, w: w[:HD], n: n, NH: NH, dxs: dxs, dys: dys, xs: xs}
+	a.rows = max(grain(NH*HD), ceil(n, mostSums))
+	blocks := ceil(n, a.rows)
 	if dw != nil {
-		rmsNormBackwardW.For(chunks(HD), 1, a)
+		a.sums = wideSumsPool.Get()
+		fit(a.sums, blocks*simd.Sums(HD))
+	}
+	rmsNormBackwardLoop.For(blocks, 1, a)
+	if dw != nil {
+		rmsNormSumLoop.For(chunks(HD), 1, a)
+		wideSumsPool.Put(a.sums)
 	}
 }
+
+// mostSums is in how many blocks of rows, each with a sum of its own, dw is
+// added up at most. A row is read once, for dx and dw.
+const mostSums = 64
 
 type rmsNormBackwardArgs struct {
 	dx, dw, dy, x, rstd, w []float32
 	n, NH, dxs, dys, xs    int
+	rows                   int        // of a block
+	sums                   *[]float64 // [blocks, Sums(HD)], or nil without dw
 }
 
-var rmsNormBackwardX = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
+var wideSumsPool par.Pool[[]float64]
+
+var rmsNormBackwardLoop = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
 	HD, w := len(a.w), a.w
-	for i := lo; i < hi; i++ {
-		for h := range a.NH {
-			dx, dy, x := a.dx[i*a.dxs+h*HD:][:HD], a.dy[i*a.dys+h*HD:][:HD], a.x[i*a.xs+h*HD:][:HD]
-			r := float64(a.rstd[i*a.NH+h])
-			k := float32(simd.Dot3(w, dy, x) * r / float64(HD))
-			simd.NormalizeBackward(dx, dy, x, w, float32(r), k)
+	for block := lo; block < hi; block++ {
+		var sum []float64
+		if a.sums != nil {
+			sum = (*a.sums)[block*simd.Sums(HD):][:simd.Sums(HD)]
+			clear(sum)
+		}
+		for i := block * a.rows; i < min(a.n, (block+1)*a.rows); i++ {
+			for h := range a.NH {
+				dx, dy, x := a.dx[i*a.dxs+h*HD:][:HD], a.dy[i*a.dys+h*HD:][:HD], a.x[i*a.xs+h*HD:][:HD]
+				r := a.rstd[i*a.NH+h]
+				k := float32(simd.Dot3(w, dy, x) * float64(r) / float64(HD))
+				simd.NormalizeBackward(dx, dy, x, w, r, k)
+				if sum != nil {
+					simd.AddProducts(sum, dy, x, r)
+				}
+			}
 		}
 	}
 })
 
-var rmsNormBackwardW = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
+// rmsNormSumLoop adds the sums of all blocks, in their order, to dw.
+var rmsNormSumLoop = par.New(func(a *rmsNormBackwardArgs, lo, hi int) {
 	HD := len(a.w)
-	for c := lo * columns; c < min(HD, hi*columns); c += columns {
-		dw := a.dw[c:min(HD, c+columns)]
-		var sum [columns]float64
-		for i := range a.n {
-			for h := range a.NH {
-				dy, x := a.dy[i*a.dys+h*HD+c:][:len(dw)], a.x[i*a.xs+h*HD+c:][:len(dw)]
-				simd.AddProducts(sum[:], dy, x, a.rstd[i*a.NH+h])
-			}
+	for j := lo * columns; j < min(HD, hi*columns); j++ {
+		sum := 0.0
+		for at := j; at < len(*a.sums); at += simd.Sums(HD) {
+			sum += (*a.sums)[at]
 		}
-		for j := range dw {
-			dw[j] += float32(sum[j])
-		}
+		a.dw[j] += float32(sum)
 	}
 })
