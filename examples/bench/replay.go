@@ -6,6 +6,7 @@ import (
 
 	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/backend"
+	"github.com/chainrule-go/chainrule/internal/mem"
 	"github.com/chainrule-go/chainrule/ops"
 )
 
@@ -37,7 +38,15 @@ func (t *training) replay(B, T int, losses []float32) []op {
 	C, H, V, NH, NKV, HD := c.Dim, c.HiddenDim, c.VocabSize, c.NHeads, c.NKVHeads, c.HeadDim
 	Q, KV := NH*HD, NKV*HD
 	QKV := Q + 2*KV
-	floats := func(width int) []float32 { return make([]float32, n*width) }
+	var arena []float32 // large pieces, as a Workspace's, for its huge pages
+	floats := func(width int) []float32 {
+		if len(arena) < n*width {
+			arena = mem.Floats(max(8<<20, n*width))
+		}
+		s := arena[: n*width : n*width]
+		arena = arena[n*width:]
+		return s
+	}
 
 	type activations struct{ x, qk, qrstd, krstd, qkv, lse, att, mid, h13, rstd1, rstd2 []float32 }
 	acts := make([]activations, c.NLayers)
