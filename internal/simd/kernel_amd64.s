@@ -375,7 +375,7 @@ DATA tails<>+60(SB)/4, $0x00000000
 GLOBL tails<>(SB), RODATA|NOPTR, $64
 
 // func sumExpAVX2(x *float32, n int, m float32) (sum float64)
-// Requires: AVX, AVX2, FMA3, SSE2
+// Requires: AVX, AVX2, FMA3, MMX+, SSE2
 TEXT ·sumExpAVX2(SB), NOSPLIT, $0-32
 	MOVQ         x+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -387,6 +387,7 @@ TEXT ·sumExpAVX2(SB), NOSPLIT, $0-32
 by4:
 	CMPQ         CX, $+32
 	JLT          by4end
+	PREFETCHT0   16384(AX)(DX*1)
 	VMOVUPS      (AX)(DX*1), Y3
 	VSUBPS       Y0, Y3, Y3
 	VMOVUPS      cc2d00000<>+0(SB), Y4
@@ -414,6 +415,7 @@ by4:
 	VPSLLD       $0x17, Y4, Y4
 	VMULPS       Y4, Y5, Y5
 	VMOVAPS      Y5, Y3
+	PREFETCHT0   16416(AX)(DX*1)
 	VMOVUPS      32(AX)(DX*1), Y4
 	VSUBPS       Y0, Y4, Y4
 	VMOVUPS      cc2d00000<>+0(SB), Y5
@@ -441,6 +443,7 @@ by4:
 	VPSLLD       $0x17, Y5, Y5
 	VMULPS       Y5, Y6, Y6
 	VMOVAPS      Y6, Y4
+	PREFETCHT0   16448(AX)(DX*1)
 	VMOVUPS      64(AX)(DX*1), Y5
 	VSUBPS       Y0, Y5, Y5
 	VMOVUPS      cc2d00000<>+0(SB), Y6
@@ -468,6 +471,7 @@ by4:
 	VPSLLD       $0x17, Y6, Y6
 	VMULPS       Y6, Y7, Y7
 	VMOVAPS      Y7, Y5
+	PREFETCHT0   16480(AX)(DX*1)
 	VMOVUPS      96(AX)(DX*1), Y6
 	VSUBPS       Y0, Y6, Y6
 	VMOVUPS      cc2d00000<>+0(SB), Y7
@@ -511,6 +515,7 @@ by4end:
 by1:
 	CMPQ         CX, $+8
 	JLT          by1end
+	PREFETCHT0   16384(AX)(DX*1)
 	VMOVUPS      (AX)(DX*1), Y3
 	VSUBPS       Y0, Y3, Y3
 	VMOVUPS      cc2d00000<>+0(SB), Y4
@@ -554,6 +559,7 @@ by1end:
 	SHLQ         $0x02, CX
 	SUBQ         CX, BX
 	VMOVDQU      (BX), Y3
+	PREFETCHT0   16384(AX)(DX*1)
 	VMASKMOVPS   (AX)(DX*1), Y3, Y4
 	VSUBPS       Y0, Y4, Y4
 	VMOVUPS      cc2d00000<>+0(SB), Y0
@@ -599,7 +605,7 @@ done:
 	RET
 
 // func scaledExpAVX2(y *float32, x *float32, n int, m float32, a float32) (sum float64)
-// Requires: AVX, AVX2, FMA3, SSE2
+// Requires: AVX, AVX2, FMA3, MMX+, SSE2
 TEXT ·scaledExpAVX2(SB), NOSPLIT, $0-40
 	MOVQ         y+0(FP), AX
 	MOVQ         x+8(FP), CX
@@ -613,6 +619,7 @@ TEXT ·scaledExpAVX2(SB), NOSPLIT, $0-40
 by2:
 	CMPQ         DX, $+16
 	JLT          by2end
+	PREFETCHT0   2048(CX)(BX*1)
 	VMOVUPS      (CX)(BX*1), Y4
 	VSUBPS       Y0, Y4, Y4
 	VMOVUPS      cc2d00000<>+0(SB), Y5
@@ -641,6 +648,7 @@ by2:
 	VMULPS       Y5, Y6, Y6
 	VMOVAPS      Y6, Y4
 	VMULPS       Y1, Y4, Y4
+	PREFETCHT0   2080(CX)(BX*1)
 	VMOVUPS      32(CX)(BX*1), Y5
 	VSUBPS       Y0, Y5, Y5
 	VMOVUPS      cc2d00000<>+0(SB), Y6
@@ -689,6 +697,7 @@ by2end:
 by1:
 	CMPQ         DX, $+8
 	JLT          by1end
+	PREFETCHT0   2048(CX)(BX*1)
 	VMOVUPS      (CX)(BX*1), Y4
 	VSUBPS       Y0, Y4, Y4
 	VMOVUPS      cc2d00000<>+0(SB), Y5
@@ -734,6 +743,7 @@ by1end:
 	SHLQ         $0x02, DX
 	SUBQ         DX, SI
 	VMOVDQU      (SI), Y4
+	PREFETCHT0   2048(CX)(BX*1)
 	VMASKMOVPS   (CX)(BX*1), Y4, Y5
 	VSUBPS       Y0, Y5, Y5
 	VMOVUPS      cc2d00000<>+0(SB), Y0
@@ -3507,7 +3517,7 @@ done:
 	RET
 
 // func sumExpAVX512(x *float32, n int, m float32) (sum float64)
-// Requires: AVX, AVX512F, AVX512VL, SSE2
+// Requires: AVX, AVX512F, AVX512VL, MMX+, SSE2
 TEXT ·sumExpAVX512(SB), NOSPLIT, $0-32
 	MOVQ         x+0(FP), AX
 	MOVQ         n+8(FP), CX
@@ -3530,6 +3540,7 @@ TEXT ·sumExpAVX512(SB), NOSPLIT, $0-32
 by4:
 	CMPQ          CX, $+64
 	JLT           by4end
+	PREFETCHT0    16384(AX)(DX*1)
 	VMOVUPS       (AX)(DX*1), Z14
 	VSUBPS        Z0, Z14, Z14
 	VMAXPS        Z14, Z1, Z14
@@ -3546,6 +3557,7 @@ by4:
 	VFMADD213PS   Z11, Z14, Z16
 	VFMADD213PS   Z11, Z14, Z16
 	VSCALEFPS     Z15, Z16, Z14
+	PREFETCHT0    16448(AX)(DX*1)
 	VMOVUPS       64(AX)(DX*1), Z15
 	VSUBPS        Z0, Z15, Z15
 	VMAXPS        Z15, Z1, Z15
@@ -3562,6 +3574,7 @@ by4:
 	VFMADD213PS   Z11, Z15, Z17
 	VFMADD213PS   Z11, Z15, Z17
 	VSCALEFPS     Z16, Z17, Z15
+	PREFETCHT0    16512(AX)(DX*1)
 	VMOVUPS       128(AX)(DX*1), Z16
 	VSUBPS        Z0, Z16, Z16
 	VMAXPS        Z16, Z1, Z16
@@ -3578,6 +3591,7 @@ by4:
 	VFMADD213PS   Z11, Z16, Z18
 	VFMADD213PS   Z11, Z16, Z18
 	VSCALEFPS     Z17, Z18, Z16
+	PREFETCHT0    16576(AX)(DX*1)
 	VMOVUPS       192(AX)(DX*1), Z17
 	VSUBPS        Z0, Z17, Z17
 	VMAXPS        Z17, Z1, Z17
@@ -3610,6 +3624,7 @@ by4end:
 by1:
 	CMPQ          CX, $+16
 	JLT           by1end
+	PREFETCHT0    16384(AX)(DX*1)
 	VMOVUPS       (AX)(DX*1), Z14
 	VSUBPS        Z0, Z14, Z14
 	VMAXPS        Z14, Z1, Z14
@@ -3642,6 +3657,7 @@ by1end:
 	SHLL          CL, BX
 	NOTL          BX
 	KMOVW         BX, K1
+	PREFETCHT0    16384(AX)(DX*1)
 	VMOVUPS.Z     (AX)(DX*1), K1, Z14
 	VSUBPS        Z0, Z14, Z14
 	VMAXPS        Z14, Z1, Z14
@@ -3678,7 +3694,7 @@ done:
 	RET
 
 // func scaledExpAVX512(y *float32, x *float32, n int, m float32, a float32) (sum float64)
-// Requires: AVX, AVX512F, AVX512VL, SSE2
+// Requires: AVX, AVX512F, AVX512VL, MMX+, SSE2
 TEXT ·scaledExpAVX512(SB), NOSPLIT, $0-40
 	MOVQ         y+0(FP), AX
 	MOVQ         x+8(FP), DX
@@ -3703,6 +3719,7 @@ TEXT ·scaledExpAVX512(SB), NOSPLIT, $0-40
 by2:
 	CMPQ          CX, $+32
 	JLT           by2end
+	PREFETCHT0    2048(DX)(BX*1)
 	VMOVUPS       (DX)(BX*1), Z15
 	VSUBPS        Z0, Z15, Z15
 	VMAXPS        Z15, Z2, Z15
@@ -3720,6 +3737,7 @@ by2:
 	VFMADD213PS   Z12, Z15, Z17
 	VSCALEFPS     Z16, Z17, Z15
 	VMULPS        Z1, Z15, Z15
+	PREFETCHT0    2112(DX)(BX*1)
 	VMOVUPS       64(DX)(BX*1), Z16
 	VSUBPS        Z0, Z16, Z16
 	VMAXPS        Z16, Z2, Z16
@@ -3757,6 +3775,7 @@ by2end:
 by1:
 	CMPQ          CX, $+16
 	JLT           by1end
+	PREFETCHT0    2048(DX)(BX*1)
 	VMOVUPS       (DX)(BX*1), Z15
 	VSUBPS        Z0, Z15, Z15
 	VMAXPS        Z15, Z2, Z15
@@ -3791,6 +3810,7 @@ by1end:
 	SHLL          CL, SI
 	NOTL          SI
 	KMOVW         SI, K1
+	PREFETCHT0    2048(DX)(BX*1)
 	VMOVUPS.Z     (DX)(BX*1), K1, Z15
 	VSUBPS        Z0, Z15, Z15
 	VMAXPS        Z15, Z2, Z15

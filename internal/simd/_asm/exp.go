@@ -128,6 +128,7 @@ func exp(s isa) {
 		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
 			var v []VecVirtual
 			for i := range count {
+				prefetch(PREFETCHT0, at, x, i, 16384)
 				v = append(v, k.load(at(x, i), masked))
 				VSUBPS(m, v[i], v[i])
 				e.of(v[i])
@@ -146,6 +147,7 @@ func exp(s isa) {
 		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
 			var v []VecVirtual
 			for i := range count {
+				prefetch(PREFETCHT0, at, x, i, 2048)
 				v = append(v, k.load(at(x, i), masked))
 				VSUBPS(m, v[i], v[i])
 				e.of(v[i])
