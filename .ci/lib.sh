@@ -87,6 +87,40 @@ python_with_transformers() {
 	echo "$venv/bin/python"
 }
 
+# llamacpp_libraries prints the directory of the shared libraries of llama.cpp,
+# which the package of node-llama-cpp has prebuilt; of that nothing else is used.
+llamacpp_libraries() {
+	local arch version=3.22.1 dir
+	case $(uname -sm) in
+	'Linux x86_64') arch=linux-x64 ;;
+	'Linux aarch64') arch=linux-arm64 ;;
+	*) fail "no libraries of llama.cpp for $(uname -sm)" >&2; return 1 ;;
+	esac
+	dir=$CACHE/llamacpp-$version
+	if [[ ! -d $dir ]]; then
+		command -v npm >/dev/null || need_apt npm >&2 || return 1
+		rm -rf "$dir.new"
+		mkdir -p "$dir.new"
+		(
+			cd "$dir.new"
+			npm pack --silent "@node-llama-cpp/$arch@$version" >npm.out && tar xzf "$(tail -n 1 npm.out)"
+		) >&2 || return 1
+		mv "$dir.new/package/bins/$arch" "$dir"
+		rm -rf "$dir.new"
+	fi
+	echo "$dir"
+}
+
+# llamacpp compares with llama.cpp.
+llamacpp() {
+	local python libraries model
+	python=$(python_with_transformers)
+	libraries=$(llamacpp_libraries)
+	model=$(testdata/fetch-smollm2)
+	CHAINRULE_PYTHON=$python CHAINRULE_REQUIRE_PYTHON=1 CHAINRULE_LLAMACPP=$libraries CHAINRULE_SMOLLM2=$(dirname "$model") \
+		test_some -v -timeout 60m -run '^TestLlamaCppAgrees' ./checkpoint/
+}
+
 # test_some ARG… is go test, but a -run that matches nothing fails.
 test_some() {
 	go test -count=1 "$@" 2>&1 | tee "$TMP/test_some.log"
