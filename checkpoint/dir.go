@@ -111,7 +111,7 @@ func (b *Bundle) readGeneration(dir string, d described) error {
 	case err != nil:
 		return err
 	default:
-		if b.Generation, err = parseGeneration(content, d.generation); err != nil {
+		if b.Generation, err = parseGeneration(content); err != nil {
 			return fmt.Errorf("%s: %w", path, explain(content, err))
 		}
 		b.source.keep(generationFile, content)
