@@ -96,7 +96,7 @@ func (b *Bundle) makeTokenizer(dir string, d described) error {
 	}
 	v.class = strings.TrimSuffix(v.config.string("tokenizer_class", ""), "Fast")
 	if v.config.err != nil {
-		return v.config.err
+		return v.in(tokenizerConfigFile, v.config.err)
 	}
 
 	switch content, pieces := files[tokenizerFile], files[sentencePieceFile]; {
