@@ -23,7 +23,7 @@ import (
 //     its tokenizer.json or tokenizer.model;
 //   - a training run of SaveState, of which the newest whole state is read, or
 //     one of its states, with a tokenizer in the directory of the state or of
-//     the run;
+//     the run (its average.safetensors, if there is one, is a file to open);
 //   - a lone safetensors file, with a config.json beside it;
 //   - a GGUF file;
 //   - a llama2.c file, version 0 or 1, with its tokenizer.bin beside it.
