@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,6 +158,23 @@ func TestOpenRefusesWhatIsNoModel(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrNotExist)
 		require.ErrorContains(t, err, "nothing is downloaded")
 	}
+}
+
+func TestWeightsThatAreNotFiniteAreNotedWhereWanted(t *testing.T) {
+	m, err := chainrule.NewModel(tiny())
+	require.NoError(t, err)
+	l := m.Layers[1]
+	l.W2[3], l.W2[5], l.Wq[0] = float32(math.Inf(-1)), float32(math.NaN()), float32(math.NaN())
+	m.Layers[0].Wq[0] = math.MaxFloat32
+	dir := t.TempDir()
+	require.NoError(t, SaveDir(dir, &Bundle{Model: m}, SaveOptions{}))
+	require.Empty(t, mustOpen(t, dir).Notes)
+	b, err := Open(dir, OpenOptions{CheckFinite: true})
+	require.NoError(t, err)
+	require.Equal(t, []string{
+		"layers.1.wq: element 0 is NaN; of 144 elements, 1 are not finite",
+		"layers.1.w2: element 3 is -Inf; of 120 elements, 2 are not finite",
+	}, b.Notes)
 }
 
 // rawSafetensors is a file of one tensor of no model.
