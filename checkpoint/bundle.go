@@ -119,6 +119,9 @@ type OpenOptions struct {
 	// NoTokenizer leaves Tokenizer, ChatTemplate and Special empty, whatever
 	// is there: for who needs only the model.
 	NoTokenizer bool
+	// CheckFinite has a note made of every tensor that has a NaN or an Inf,
+	// which takes a pass over the weights.
+	CheckFinite bool
 }
 
 // SaveOptions are the options of SaveDir and SaveGGUF; the zero value is right

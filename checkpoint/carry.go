@@ -130,7 +130,7 @@ func (b *Bundle) newTokenizerFiles(files map[string][]byte) error {
 			return err
 		}
 		files[sentencePieceFile] = content.Bytes()
-		config["tokenizer_class"], config["legacy"] = "LlamaTokenizer", false
+		config["tokenizer_class"], config["legacy"] = "LlamaTokenizer", true
 		prefix, suffix := t.Template()
 		for _, add := range []struct {
 			key   string

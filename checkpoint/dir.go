@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/chainrule-go/chainrule"
 )
@@ -86,7 +85,6 @@ func (b *Bundle) read(o OpenOptions, config []byte, open func() (*weights, error
 		if err := b.readTokenizer(dirs, d); err != nil {
 			return err
 		}
-		debug.FreeOSMemory() // what parsing a large vocabulary took is not to stay beside the model
 	}
 	w, err := open()
 	if err != nil {
@@ -111,7 +109,7 @@ func (b *Bundle) readGeneration(dir string, d described) error {
 	case err != nil:
 		return err
 	default:
-		if b.Generation, err = parseGeneration(content, d.generation); err != nil {
+		if b.Generation, err = parseGeneration(content); err != nil {
 			return fmt.Errorf("%s: %w", path, explain(content, err))
 		}
 		b.source.keep(generationFile, content)

@@ -144,32 +144,31 @@ func TestTokensOfAConfig(t *testing.T) {
 }
 
 func TestGenerationConfigs(t *testing.T) {
-	model := Generation{BOS: []int32{1}, EOS: []int32{2}, Pad: []int32{3}}
 	g, err := parseGeneration([]byte(`{"bos_token_id": 128000, "do_sample": true, "eos_token_id": [128001, 128009],
 		"min_p": null, "repetition_penalty": 1.05, "temperature": 0.6, "top_k": 20, "top_p": 0.9,
-		"transformers_version": "4.43.0.dev0"}`), model)
+		"transformers_version": "4.43.0.dev0"}`))
 	require.NoError(t, err)
-	want := Generation{BOS: []int32{128000}, EOS: []int32{128001, 128009}, Pad: []int32{3}, DoSample: true,
+	want := Generation{BOS: []int32{128000}, EOS: []int32{128001, 128009}, DoSample: true,
 		Temperature: 0.6, TopK: 20, TopP: 0.9, RepetitionPenalty: 1.05}
 	require.Equal(t, want, g)
-	again, err := parseGeneration(g.marshal(), Generation{})
+	again, err := parseGeneration(g.marshal())
 	require.NoError(t, err)
 	require.Equal(t, g, again)
 
-	g, err = parseGeneration([]byte(`{"top_k": 0, "eos_token_id": null}`), model)
+	g, err = parseGeneration([]byte(`{"top_k": 0, "eos_token_id": null, "pad_token_id": 3}`))
 	require.NoError(t, err)
-	require.Equal(t, Generation{BOS: []int32{1}, Pad: []int32{3}, TopK: -1}, g)
-	again, err = parseGeneration(g.marshal(), Generation{})
+	require.Equal(t, Generation{Pad: []int32{3}, TopK: -1}, g)
+	again, err = parseGeneration(g.marshal())
 	require.NoError(t, err)
 	require.True(t, g.equal(again), "%+v", again)
-	require.False(t, g.equal(Generation{BOS: []int32{1}, Pad: []int32{3}}))
-	require.False(t, g.equal(model))
+	require.False(t, g.equal(Generation{Pad: []int32{3}}))
+	require.False(t, g.equal(Generation{TopK: -1}))
 
 	for _, bad := range []string{
 		`{"temperature": -1}`, `{"temperature": "hot"}`, `{"top_p": 1.5}`, `{"min_p": 2}`, `{"top_k": -3}`, `{"top_k": 1.5}`,
 		`{"repetition_penalty": -1}`, `{"eos_token_id": {}}`, `{"do_sample": 1}`, `[]`, `{"top_k": 1, "top_k": 2}`, ``,
 	} {
-		_, err := parseGeneration([]byte(bad), model)
+		_, err := parseGeneration([]byte(bad))
 		require.ErrorIs(t, err, ErrConfig, bad)
 	}
 	g = Generation{BOS: []int32{10}, EOS: []int32{9, 10, 3}}

@@ -8,21 +8,15 @@ import (
 
 const generationFile = "generation_config.json"
 
-// parseGeneration reads a generation_config.json. The ids of tokens that it
-// does not say are those of the model's configuration.
-func parseGeneration(b []byte, model Generation) (Generation, error) {
+// parseGeneration reads a generation_config.json. To transformers, what it does
+// not say is not said, whatever the model's configuration says.
+func parseGeneration(b []byte) (Generation, error) {
 	o, err := parseObject(b)
 	if err != nil {
 		return Generation{}, err
 	}
-	ids := func(key string, otherwise []int32) []int32 {
-		if _, there := o.members[key]; !there {
-			return otherwise
-		}
-		return o.tokenIDs(key, 0)
-	}
 	g := Generation{
-		BOS: ids("bos_token_id", model.BOS), EOS: ids("eos_token_id", model.EOS), Pad: ids("pad_token_id", model.Pad),
+		BOS: o.tokenIDs("bos_token_id", 0), EOS: o.tokenIDs("eos_token_id", 0), Pad: o.tokenIDs("pad_token_id", 0),
 		DoSample:    o.bool("do_sample", false),
 		Temperature: o.float("temperature", 0), TopP: o.float("top_p", 0), MinP: o.float("min_p", 0),
 		RepetitionPenalty: o.float("repetition_penalty", 0),

@@ -23,7 +23,7 @@ import (
 //     its tokenizer.json or tokenizer.model;
 //   - a training run of SaveState, of which the newest whole state is read, or
 //     one of its states, with a tokenizer in the directory of the state or of
-//     the run;
+//     the run (its average.safetensors, if there is one, is a file to open);
 //   - a lone safetensors file, with a config.json beside it;
 //   - a GGUF file;
 //   - a llama2.c file, version 0 or 1, with its tokenizer.bin beside it.
@@ -35,6 +35,32 @@ import (
 // is checked before the memory of the model is allocated, and reading needs
 // less than 64 MiB beside that and the tokenizer.
 func Open(path string, o OpenOptions) (*Bundle, error) {
+	b, err := openPath(path, o)
+	if err == nil && o.CheckFinite {
+		b.noteNonFinite()
+	}
+	return b, err
+}
+
+// noteNonFinite notes the tensors that have a NaN or an Inf.
+func (b *Bundle) noteNonFinite() {
+	for t := range b.Model.Tensors() {
+		bad, first := 0, -1
+		for i, v := range t.Data {
+			if v-v != 0 {
+				if bad++; first < 0 {
+					first = i
+				}
+			}
+		}
+		if bad > 0 {
+			b.Notes = append(b.Notes, fmt.Sprintf("%s: element %d is %v; of %d elements, %d are not finite",
+				t.Name, first, t.Data[first], len(t.Data), bad))
+		}
+	}
+}
+
+func openPath(path string, o OpenOptions) (*Bundle, error) {
 	info, err := stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && remote.MatchString(path):

@@ -4,13 +4,17 @@ package checkpoint
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/chainrule-go/chainrule"
+	"github.com/chainrule-go/chainrule/tokenizer"
 )
 
 // The test binary runs itself as a process to be killed or confined.
@@ -27,6 +32,8 @@ func TestMain(m *testing.M) {
 		saveForever(dir)
 	case "full":
 		saveOnFullDisk(dir)
+	case "open":
+		openOnce(dir)
 	default:
 		os.Exit(m.Run())
 	}
@@ -242,4 +249,78 @@ func TestLinksToAModelLoad(t *testing.T) {
 	got, err := LoadDir(dir)
 	require.NoError(t, err)
 	requireSameModel(t, m, got)
+}
+
+// peakMemory returns the most memory that the process has had resident.
+func peakMemory() (bytes int64, err error) {
+	status, err := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(status)) {
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &bytes); n == 1 {
+			return bytes << 10, nil
+		}
+	}
+	return 0, err
+}
+
+// openOnce opens dir and prints by how much that raised the peak of memory.
+func openOnce(dir string) {
+	before, err := peakMemory()
+	must(err)
+	b, err := Open(dir, OpenOptions{})
+	must(err)
+	after, err := peakMemory()
+	must(err)
+	fmt.Println(after - before)
+	runtime.KeepAlive(b)
+}
+
+// The peak is that of the model in float32, and 64 MiB for all else: here a
+// tokenizer of half the size of those of Llama 3 and Qwen.
+func TestOpenNeedsTheMemoryOfTheModel(t *testing.T) {
+	if _, err := peakMemory(); err != nil || testing.Short() {
+		t.Skip("it asks Linux, and writes 100 MB")
+	}
+	o := tokenizer.BPEOptions{Pre: "gpt-2"}
+	letters := byteSpellings(t)
+	o.Tokens = slices.Clone(letters)
+	for _, a := range letters {
+		for _, b := range letters {
+			o.Tokens, o.Merges = append(o.Tokens, a+b), append(o.Merges, a+" "+b)
+		}
+	}
+	bpe, err := tokenizer.NewBPE(o)
+	require.NoError(t, err)
+	c := with(tiny(), func(c *chainrule.Config) {
+		c.Dim, c.HiddenDim, c.NHeads, c.NKVHeads, c.HeadDim, c.VocabSize, c.NLayers = 256, 4096, 4, 2, 64, bpe.VocabSize(), 8
+	})
+	m, err := chainrule.NewModel(c)
+	require.NoError(t, err)
+	m.Init(1)
+	for _, save := range []SaveOptions{{DType: "BF16", ShardSize: 30e6}, {}} {
+		dir := filepath.Join(t.TempDir(), "model")
+		require.NoError(t, SaveDir(dir, &Bundle{Model: m, Tokenizer: bpe}, save))
+		cmd := child("open", dir)
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		var grown int64
+		_, err = fmt.Sscan(string(out), &grown)
+		require.NoError(t, err)
+		model := int64(4 * c.NumParams())
+		t.Logf("%s: %d MiB for a model of %d MiB and a %s of %d MiB", save.DType, grown>>20, model>>20, tokenizerFile,
+			len(read(t, filepath.Join(dir, tokenizerFile)))>>20)
+		require.Greater(t, grown, model)
+		require.Less(t, grown, model+64<<20)
+	}
+}
+
+// byteSpellings is how a byte-level vocabulary spells the bytes.
+func byteSpellings(t *testing.T) (letters []string) {
+	var b bytes.Buffer
+	require.NoError(t, tokenizer.Byte{}.WriteJSON(&b))
+	bpe, err := tokenizer.ReadJSON(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	require.NoError(t, err)
+	for c := range int32(256) {
+		letters = append(letters, bpe.Token(c))
+	}
+	return letters
 }

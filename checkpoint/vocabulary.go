@@ -96,7 +96,7 @@ func (b *Bundle) makeTokenizer(dir string, d described) error {
 	}
 	v.class = strings.TrimSuffix(v.config.string("tokenizer_class", ""), "Fast")
 	if v.config.err != nil {
-		return v.config.err
+		return v.in(tokenizerConfigFile, v.config.err)
 	}
 
 	switch content, pieces := files[tokenizerFile], files[sentencePieceFile]; {
@@ -129,6 +129,10 @@ func (b *Bundle) makeTokenizer(dir string, d described) error {
 			return v.in(tokenizerConfigFile, err)
 		}
 		b.Tokenizer = t
+		if !v.config.bool("legacy", true) {
+			b.Notes = append(b.Notes, "legacy is false in "+tokenizerConfigFile+
+				", but text behind a special token gets a space before it; a "+tokenizerFile+" would say it all")
+		}
 		return v.setTemplate(b, t.SetTemplate)
 	}
 	return nil

@@ -155,12 +155,12 @@ func (b *BPE) addTokens() error {
 		switch {
 		case t.Content == "":
 			return fail(ErrVocab, "added token %d is empty", t.ID)
+		case t.ID < 0 || int(t.ID) >= len(b.spec.tokens)+len(b.spec.added):
+			return fail(ErrVocab, "added token %q has the id %d, of a vocabulary of %d", short(t.Content), t.ID, len(b.tokens))
 		case ok && id != t.ID:
 			return fail(ErrVocab, "added token %q has the id %d in the vocabulary, and %d as an added token", short(t.Content), id, t.ID)
 		case !ok && int(t.ID) < len(b.tokens) && b.tokens[t.ID] != "":
 			return fail(ErrVocab, "added token %q has the id %d of %q", short(t.Content), t.ID, short(b.tokens[t.ID]))
-		case t.ID < 0 || int(t.ID) >= len(b.spec.tokens)+len(b.spec.added):
-			return fail(ErrVocab, "added token %q has the id %d, of a vocabulary of %d", short(t.Content), t.ID, len(b.tokens))
 		}
 		for int(t.ID) >= len(b.tokens) {
 			b.tokens = append(b.tokens, "")

@@ -47,10 +47,11 @@ func (s *SentencePiece) WriteModel(w io.Writer) error {
 	m.bytes(44, s.o.UnknownText)
 	b.bytes(2, string(m))
 	m = m[:0]
-	if s.o.PrecompiledMap == nil {
+	if len(s.o.PrecompiledMap) == 0 {
 		m.bytes(1, "identity")
+	} else {
+		m.bytes(2, string(s.o.PrecompiledMap))
 	}
-	m.bytes(2, string(s.o.PrecompiledMap))
 	m.number(3, number(!s.o.NoSpacePrefix))
 	m.number(4, number(s.o.TrimSpaces))
 	m.number(5, 1) // spaces are ▁

@@ -7,6 +7,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"github.com/chainrule-go/chainrule/checkpoint"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
 	"github.com/chainrule-go/chainrule/examples/internal/cli/clitest"
+	"github.com/chainrule-go/chainrule/tokenizer"
 )
 
 func TestMain(m *testing.M) { clitest.Main(m, main) }
@@ -141,6 +144,54 @@ func TestTokenNumbers(t *testing.T) {
 	} {
 		_, err := generate(t, "", append([]string{"-tokens", path}, strings.SplitN(prompt, " ", 2)...)...)
 		require.ErrorContains(t, err, want, prompt)
+	}
+}
+
+// A model with a tokenizer of words goes on from text; what marks text up is not
+// written, and what ends it is where it stops.
+func TestATokenizerOfItsOwn(t *testing.T) {
+	bpe, err := tokenizer.Train(slices.Values([]string{"the cat sat on the mat and the cat sat on the hat"}),
+		tokenizer.TrainOptions{VocabSize: 280, Special: []string{"<end>", "<mark>"}})
+	require.NoError(t, err)
+	b := &checkpoint.Bundle{Model: newModel(t, bpe.VocabSize()+5), Tokenizer: bpe,
+		Special: checkpoint.SpecialTokens{EOS: checkpoint.SpecialToken{Text: "<end>", ID: 0}, Pad: checkpoint.SpecialToken{Text: "<mark>", ID: 1}}}
+	dir := filepath.Join(t.TempDir(), "model")
+	require.NoError(t, checkpoint.SaveDir(dir, b, checkpoint.SaveOptions{}))
+	numbers, err := generate(t, "", "-temperature", "0", "-n", "20", "-tokens", dir, "5 6 7")
+	require.NoError(t, err)
+	var ids []int32
+	for _, word := range strings.Fields(numbers) {
+		n, err := strconv.Atoi(word)
+		require.NoError(t, err)
+		ids = append(ids, int32(n))
+	}
+	text, err := generate(t, "", "-temperature", "0", "-n", "20", dir, bpe.Decode(ids[:3]))
+	require.NoError(t, err)
+	require.Equal(t, bpe.Decode(ids)+"\n", text)
+
+	// The token that greedy decoding takes first is made the one to end at, and
+	// the one that is not text.
+	for special, want := range map[string]string{"<end>": "the\n", "<mark>": "the\n"} {
+		m := newModel(t, bpe.VocabSize())
+		id, _ := bpe.ID(special)
+		for i := range m.Dim {
+			for row := range m.VocabSize {
+				m.TokenEmbedding[row*m.Dim+i] *= 0.01
+			}
+			m.TokenEmbedding[int(id)*m.Dim+i] = 0
+		}
+		prompt := bpe.Encode("the")
+		last := int(prompt[len(prompt)-1])
+		for i := range m.Dim { // the logits of the last token's own row are the largest
+			m.TokenEmbedding[int(id)*m.Dim+i] = 5 * m.TokenEmbedding[last*m.Dim+i]
+		}
+		m.Touch()
+		b.Model = m
+		dir := filepath.Join(t.TempDir(), "model")
+		require.NoError(t, checkpoint.SaveDir(dir, b, checkpoint.SaveOptions{}))
+		out, err := generate(t, "", "-temperature", "0", "-n", "4", dir, "the")
+		require.NoError(t, err)
+		require.Equal(t, want, out, special)
 	}
 }
 
