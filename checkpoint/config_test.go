@@ -137,6 +137,7 @@ func TestAbsentMembersHaveTheDefaultsOfTransformers(t *testing.T) {
 		{"tied", configQwen3, set{"tie_word_embeddings": absent}, func(c chainrule.Config) any { return c.Tied }, false},
 		{"only model_type", configQwen3, set{"architectures": absent}, func(c chainrule.Config) any { return c.QKNorm }, true},
 		{"only architectures", configQwen3, set{"model_type": absent}, func(c chainrule.Config) any { return c.QKNorm }, true},
+		{"activation of Falcon3", configLlama32, set{"activation": "swiglu"}, kvHeads, 8},
 		{"fields nobody knows", configQwen3, set{"my_note": set{"a": []int{1}}}, kvHeads, 8},
 
 		{"rope_parameters", configLlama32, set{"rope_theta": absent, "rope_scaling": absent,
@@ -180,6 +181,8 @@ func TestConfigsThatComputeSomethingElseAreRefusedByName(t *testing.T) {
 		{"biases of qwen3", configQwen3, set{"attention_bias": true}, []string{"attention_bias"}},
 		{"mlp bias", configLlama32, set{"mlp_bias": true}, []string{"mlp_bias"}},
 		{"gelu", configLlama32, set{"hidden_act": "gelu"}, []string{"hidden_act", "gelu", "silu"}},
+		{"geglu", configLlama32, set{"activation": "geglu"}, []string{"activation", "geglu", "swiglu"}},
+		{"compressed", configLlama32, set{"compression_config": set{"format": "marlin-24"}}, []string{"compression_config"}},
 		{"sliding window", configQwen25, set{"use_sliding_window": true}, []string{"use_sliding_window"}},
 		{"sliding window of llama", configLlama32, set{"sliding_window": 4096}, []string{"sliding_window", "4096"}},
 		{"layer types", configQwen3, set{"layer_types": []string{"full_attention", "sliding_attention"}}, []string{"layer_types", "sliding_attention"}},

@@ -39,7 +39,7 @@ var onlyFalse = []string{
 
 // onlyAbsent must not be there, or be null or empty.
 var onlyAbsent = []string{
-	"quantization_config", "attention_multiplier", "query_pre_attn_scalar", "clip_qkv", "attn_config", "ffn_config",
+	"quantization_config", "compression_config", "attention_multiplier", "query_pre_attn_scalar", "clip_qkv", "attn_config", "ffn_config",
 	"text_config", "vision_config", "audio_config", "layers_block_type", "kv_lora_rank", "q_lora_rank", "rotary_dim",
 	"rotary_emb_base", "attention_chunk_size", "window_size", "scale_depth", "dim_model_base", "mup_base_width",
 	"moe_intermediate_size", "local_rope_theta", "dual_chunk_attention_config", "sparse_attention_config", "pruned_heads",
@@ -47,7 +47,7 @@ var onlyAbsent = []string{
 
 // harmless changes nothing that is computed here.
 var harmless = strings.Fields(`
-	_attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled _name_or_path
+	activation _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled _name_or_path
 	architectures attention_bias attn_implementation bos_token_id chunk_size_feed_forward cross_attention_hidden_size
 	decoder_start_token_id dtype eos_token_id finetuning_task gradient_checkpointing head_dim hidden_act hidden_size
 	id2label initializer_range intermediate_size is_decoder is_llama_config keys_to_ignore_at_inference label2id
@@ -85,6 +85,9 @@ var ofTheModel = []string{
 func refuseOtherMaths(o *object, a architecture, c *chainrule.Config) (notes []string) {
 	if act := o.string("hidden_act", "silu"); act != "silu" && act != "swish" {
 		o.fail("hidden_act", "is %s, only silu is supported", quote(act))
+	}
+	if act := o.string("activation", "swiglu"); act != "swiglu" && act != "silu" && act != "swish" { // Falcon3 has both
+		o.fail("activation", "is %s, only swiglu is supported", quote(act))
 	}
 	for _, key := range slices.Sorted(maps.Keys(onlyNumber)) {
 		only := onlyNumber[key]
