@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -62,6 +63,9 @@ func TestNamedTokens(t *testing.T) {
 			specialTokensFile: `{"eos_token": "t"}`}, SpecialTokens{EOS: SpecialToken{"<|end|>", 0}}, nil},
 		{"new ones", map[string]string{tokenizerConfigFile: `{"eos_token": "<e>", "pad_token": "<p>", "additional_special_tokens": ["<x>", "<e>"]}`},
 			SpecialTokens{EOS: SpecialToken{"<e>", n}, Pad: SpecialToken{"<p>", n + 1}}, nil},
+		{"added and named", map[string]string{tokenizerConfigFile: fmt.Sprintf(
+			`{"eos_token": "<e>", "added_tokens_decoder": {"%d": {"content": "<e>", "normalized": false}}}`, n)},
+			SpecialTokens{EOS: SpecialToken{"<e>", n}}, nil},
 		{"as LlamaTokenizer has them", map[string]string{
 			tokenizerConfigFile: `{"tokenizer_class": "LlamaTokenizerFast", "eos_token": "<|end|>"}`,
 		}, SpecialTokens{BOS: SpecialToken{"<s>", n}, EOS: SpecialToken{"<|end|>", 0}, Unknown: SpecialToken{"<unk>", n + 1}}, nil},
@@ -235,6 +239,20 @@ func TestADirectoryIsWrittenAsItWas(t *testing.T) {
 	require.NoError(t, SaveDir(other, b, SaveOptions{}))
 	require.NotContains(t, read(t, filepath.Join(other, configFile)), "my_note")
 	require.Equal(t, "other", mustOpen(t, other).ChatTemplate)
+}
+
+func TestAnEditedChatTemplateIsTheOneThatCounts(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"a file":      {chatTemplateFile: "old", tokenizerConfigFile: `{"chat_template": "older"}`},
+		"the config":  {tokenizerConfigFile: `{"chat_template": "old"}`},
+		"none before": nil,
+	} {
+		b := mustOpen(t, wordsDir(t, files))
+		b.ChatTemplate = "new"
+		dir := t.TempDir()
+		require.NoError(t, SaveDir(dir, b, SaveOptions{}))
+		require.Equal(t, "new", mustOpen(t, dir).ChatTemplate, name)
+	}
 }
 
 func TestBundlesComeBack(t *testing.T) {
