@@ -141,10 +141,7 @@ func checkGGUFTensors(f *gguf.File, c chainrule.Config) error {
 		return fmt.Errorf("%w: %d layers, but there are only %d tensors", ErrTensors, c.NLayers, len(there))
 	}
 	var missing, extra, wrong list
-	want := map[string]bool{}
-	if c.RopeScaling.Type == "llama3" {
-		want[ropeFreqs] = true // which has been read
-	}
+	want := map[string]bool{ropeFreqs: true} // which has been read, if it is there
 	for t := range tensors(c) {
 		have, ok := f.Lookup(t.gguf())
 		if !ok {

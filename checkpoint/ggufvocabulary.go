@@ -56,7 +56,8 @@ func (b *Bundle) readGGUFTokenizer(v *values, vocabSize int) error {
 		b.Tokenizer = bytesOf(vocabSize)
 		return nil
 	default:
-		return fmt.Errorf("%w: %s is %s, supported are gpt2, llama and t5", ErrConfig, modelKey, quote(model))
+		v.fail(modelKey, "is %s, supported are gpt2, llama and t5", quote(model))
+		return v.err
 	}
 
 	tokens := get(v, tokensKey, nil, gguf.Value.Texts)
@@ -156,11 +157,15 @@ func (b *Bundle) readGGUFTokenizer(v *values, vocabSize int) error {
 			return bytes, nil
 		}),
 	}
+	const none = "is not what llama.cpp has for a tokenizer of the type llama"
+	if model == "llama" && o.TrimSpaces {
+		v.fail("tokenizer.ggml.remove_extra_whitespaces", none)
+	}
+	if model == "llama" && len(o.PrecompiledMap) > 0 {
+		v.fail("tokenizer.ggml.precompiled_charsmap", none)
+	}
 	if v.err != nil {
 		return v.err
-	}
-	if model == "llama" && (o.TrimSpaces || o.PrecompiledMap != nil) {
-		return fmt.Errorf("%w: remove_extra_whitespaces or precompiled_charsmap of a tokenizer of type llama, where llama.cpp has neither", ErrConfig)
 	}
 	for id, t := range types { // which llama.cpp looks for in the text itself
 		if t == tokenizer.UserDefined {
@@ -222,6 +227,7 @@ func (b *Bundle) vocabularyPairs(vocabSize int) (pairs []gguf.Pair, err error) {
 			add(topKKey, int32(max(g.TopK, 0)))
 		}
 	}
+	bos, eos, unknown := b.Special.BOS, b.Special.EOS, b.Special.Unknown
 	var prefix, suffix []int32
 	switch t := b.Tokenizer.(type) {
 	case nil:
@@ -236,7 +242,11 @@ func (b *Bundle) vocabularyPairs(vocabSize int) (pairs []gguf.Pair, err error) {
 		}
 		prefix, suffix = t.Template()
 	case *tokenizer.SentencePiece:
-		pairs, err = sentencePiecePairs(pairs, t.Options(), vocabSize)
+		o := t.Options()
+		if id := slices.Index(o.Types, tokenizer.Unknown); unknown.Text == "" && id >= 0 {
+			unknown = SpecialToken{o.Tokens[id], int32(id)}
+		}
+		pairs, err = sentencePiecePairs(pairs, o, vocabSize)
 		prefix, suffix = t.Template()
 	default:
 		err = fmt.Errorf("a tokenizer of type %T", t)
@@ -245,7 +255,6 @@ func (b *Bundle) vocabularyPairs(vocabSize int) (pairs []gguf.Pair, err error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 
-	bos, eos := b.Special.BOS, b.Special.EOS
 	for _, a := range []struct {
 		key   string
 		ids   []int32
@@ -276,7 +285,7 @@ func (b *Bundle) vocabularyPairs(vocabSize int) (pairs []gguf.Pair, err error) {
 	for _, s := range []struct {
 		name  string
 		token SpecialToken
-	}{{"bos", bos}, {"unknown", b.Special.Unknown}, {"padding", b.Special.Pad}} {
+	}{{"bos", bos}, {"unknown", unknown}, {"padding", b.Special.Pad}} {
 		if s.token.Text != "" {
 			add("tokenizer.ggml."+s.name+"_token_id", uint32(s.token.ID))
 		}
@@ -321,7 +330,7 @@ func sentencePiecePairs(pairs []gguf.Pair, o tokenizer.SentencePieceOptions, voc
 		return nil, fmt.Errorf("the tokenizer has %d tokens, the model only %d", len(o.Tokens), vocabSize)
 	case !o.Unigram && o.TrimSpaces:
 		return nil, fmt.Errorf("a BPE of sentencepiece that removes white space: llama.cpp has none")
-	case !o.Unigram && o.PrecompiledMap != nil:
+	case !o.Unigram && len(o.PrecompiledMap) > 0:
 		return nil, fmt.Errorf("a BPE of sentencepiece that normalizes text: llama.cpp has none")
 	}
 	for id, t := range o.Types {
@@ -337,7 +346,7 @@ func sentencePiecePairs(pairs []gguf.Pair, o tokenizer.SentencePieceOptions, voc
 	if o.Unigram {
 		model = "t5"
 		add("tokenizer.ggml.remove_extra_whitespaces", o.TrimSpaces)
-		if o.PrecompiledMap != nil {
+		if len(o.PrecompiledMap) > 0 {
 			add("tokenizer.ggml.precompiled_charsmap", o.PrecompiledMap)
 		}
 	}
