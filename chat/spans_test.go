@@ -61,6 +61,17 @@ func TestAnswersAndTheTokenThatEndsThem(t *testing.T) {
 	}
 }
 
+func TestGenerationBlocksAreNotHeeded(t *testing.T) {
+	tmpl, err := chat.Parse(`{% for m in messages %}{% if m.role == 'assistant' %}
+Assistant: {% generation %}{{ m.content }}</s>
+{% endgeneration %}
+{% else %}
+User: {{ m.content }}
+{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}`, chat.Options{EOS: "</s>"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"1</s>", "2</s>"}, answersOf(t, tmpl, user("One?"), assistant("1"), user("Two?"), assistant("2")))
+}
+
 func TestAGenerationPromptWithoutThoughtsIsNotLearned(t *testing.T) {
 	tmpl := parse(t, "qwen3", chat.Options{Variables: map[string]any{"enable_thinking": false}})
 	require.Equal(t, []string{"a<|im_end|>", "b<|im_end|>"}, answersOf(t, tmpl, user("Why?"), assistant("a"), user("And?"), assistant("b")))
