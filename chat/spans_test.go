@@ -51,6 +51,9 @@ func TestAnswersAndTheTokenThatEndsThem(t *testing.T) {
 		{"qwen3", []chat.Message{user("Why?"), assistant("<think>x</think>y")}, []string{"<think>\nx\n</think>\n\ny<|im_end|>"}},
 		{"qwen3", []chat.Message{user("Why?"), assistant("<think>\nonly\n</think>\n\n")}, []string{"<think>\nonly\n</think>\n\n<|im_end|>"}},
 		{"qwen3", []chat.Message{user("Why?"), assistant("")}, []string{"<think>\n\n</think>\n\n<|im_end|>"}},
+		// White space behind the thoughts is trimmed at its beginning.
+		{"qwen3", []chat.Message{user(""), assistant(""), user(""), assistant("<|im_end|></think>\n")},
+			[]string{"<|im_end|>", "<think>\n<|im_end|>\n</think>\n\n<|im_end|>"}},
 		// One behind the other: both are turns.
 		{"qwen3", []chat.Message{user("Why?"), assistant("a"), assistant("b")}, []string{"a<|im_end|>", "<think>\n\n</think>\n\nb<|im_end|>"}},
 		// The template looks at how a message begins.
