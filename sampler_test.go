@@ -12,7 +12,7 @@ import (
 	"github.com/chainrule-go/chainrule"
 )
 
-const samplerGoldens = "testdata/golden_sampler.json"
+const samplerGoldens = "testdata/sampler.json"
 
 func TestSamplerDrawsByTheProbabilitiesOfTransformers(t *testing.T) {
 	var cases []struct {
@@ -44,7 +44,7 @@ func TestTransformersSamplesTheSame(t *testing.T) {
 		}
 		t.Skip("CHAINRULE_PYTHON names no Python with transformers; .ci/run transformers makes one")
 	}
-	cmd := exec.Command(python, "testdata/golden_sampler.py")
+	cmd := exec.Command(python, "testdata/sampler.py")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	require.NoError(t, err)

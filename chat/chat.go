@@ -11,7 +11,6 @@ package chat
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -87,11 +86,7 @@ func Parse(source string, o Options) (*Template, error) {
 //
 // Special tokens that a content spells are not to be told from the template's
 // in the text: Encode does.
-func (t *Template) Render(messages []Message, generationPrompt bool) (string, error) {
-	return t.render(messages, generationPrompt)
-}
-
-func (t *Template) render(messages []Message, generationPrompt bool) (text string, err error) {
+func (t *Template) Render(messages []Message, generationPrompt bool) (text string, err error) {
 	if len(messages) == 0 {
 		return "", errors.New("chat: the conversation has no messages")
 	}
@@ -122,7 +117,7 @@ func (t *Template) render(messages []Message, generationPrompt bool) (text strin
 		vars[name] = jinja.FromGoValue(v)
 	}
 	err = recovered(func() (err error) {
-		text, err = t.program.RenderValues(maps.Clone(vars))
+		text, err = t.program.RenderValues(vars)
 		return err
 	})
 	if err != nil {

@@ -80,12 +80,13 @@ func TestAnswersThatCannotBeFoundAreErrors(t *testing.T) {
 	for _, c := range []struct{ source, eos, want string }{
 		{"{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "</s>", "message 1 (assistant): no special token ends its turn"},
 		{"{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}</s>{% endif %}{% endfor %}", "</s>", "message 1 (assistant): no special token ends its turn"},
+		{"{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}{% endif %}{{ m.content }}{% endfor %}", "</s>", "message 1 (assistant): no special token ends its turn"},
 		{"{% for m in messages %}{{ m.content }}{{ m.content }}</s>{% endfor %}", "</s>", "message 1 (assistant): the template has its content more than once"},
 		{"{{ messages[0].content }}</s>", "</s>", "message 1 (assistant): the template leaves its content out"},
 		{"{% for m in messages %}{{ m.content | length }}</s>{% endfor %}", "</s>", "message 1 (assistant): where the template puts its content cannot be found"},
 		{"{% set n = namespace(s='') %}{% for m in messages %}{% set n.s = n.s ~ m.content %}{% endfor %}{{ n.s | length }}</s>", "</s>", "cannot be found"},
 	} {
-		tmpl, err := chat.Parse(c.source, chat.Options{EOS: c.eos})
+		tmpl, err := chat.Parse(c.source, chat.Options{BOS: "<s>", EOS: c.eos})
 		require.NoError(t, err)
 		_, _, err = tmpl.RenderSpans([]chat.Message{user("q"), assistant("a"), user("r"), assistant("b")})
 		require.ErrorContains(t, err, c.want, c.source)

@@ -17,7 +17,7 @@ import (
 // told from the template.
 func (t *Template) Encode(messages []Message, generationPrompt bool) ([]int32, error) {
 	t.needTokenizer()
-	text, err := t.render(messages, generationPrompt)
+	text, err := t.Render(messages, generationPrompt)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (t *Template) Encode(messages []Message, generationPrompt bool) ([]int32, e
 // ignored.
 func (t *Template) EncodeAnswers(messages []Message) (tokens []int32, trained []bool, err error) {
 	t.needTokenizer()
-	text, err := t.render(messages, false)
+	text, err := t.Render(messages, false)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -165,6 +165,17 @@ func TestWhatIsLearned(t *testing.T) {
 	}
 }
 
+// A token of no text that begins an answer is what the model begins it with.
+func TestASpaceThatIsNotInTheTextIsLearned(t *testing.T) {
+	tok := pieces(t)
+	tmpl, err := chat.Parse("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}", chat.Options{BOS: "<s>", EOS: "</s>", Tokenizer: tok})
+	require.NoError(t, err)
+	tokens, trained, err := tmpl.EncodeAnswers([]chat.Message{user("1"), assistant("2")})
+	require.NoError(t, err)
+	require.Equal(t, "<s>|▁|<0x31>|</s>|<s>|▁|<0x32>|</s>", spell(tok, tokens))
+	require.Equal(t, []bool{false, false, false, false, false, true, true, true}, trained)
+}
+
 func TestEncodeWithoutATokenizerPanics(t *testing.T) {
 	tmpl := parse(t, "smollm2", chat.Options{})
 	require.PanicsWithValue(t, "chat: Options.Tokenizer is nil", func() { tmpl.Encode([]chat.Message{user("x")}, true) })

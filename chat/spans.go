@@ -30,10 +30,15 @@ import (
 // rendered. What is left must be the text that comes without marks. A message
 // that a template renders otherwise with marks goes without.
 //
+// The {% generation %} blocks that a few templates have say the same, but also
+// what no model writes, such as the newline behind the end of a turn (those of
+// trl's templates for Qwen 2.5 and 3; for Llama 3 they agree): they are
+// rendered, and not heeded.
+//
 // The error is that of Render, or names the message whose answer cannot be
 // told from the text, or that no special token ends.
 func (t *Template) RenderSpans(messages []Message) (text string, answers []tokenizer.Span, err error) {
-	text, err = t.render(messages, false)
+	text, err = t.Render(messages, false)
 	if err != nil {
 		return "", nil, err
 	}
@@ -123,7 +128,7 @@ func (t *Template) mark(messages []Message, generationPrompt bool, text string) 
 	}
 	m := &marked{runes: runes, messages: slices.Clone(messages)}
 	render := func(messages []Message) (with string, ok bool) {
-		with, err := t.render(messages, generationPrompt)
+		with, err := t.Render(messages, generationPrompt)
 		return with, err == nil && runes.strip(with) == text
 	}
 	var with string
@@ -275,11 +280,11 @@ func (t *Template) prompt(messages []Message) string {
 	if len(messages) > 1 && messages[len(messages)-1].Role == "assistant" {
 		messages = messages[:len(messages)-1]
 	}
-	without, err := t.render(messages, false)
+	without, err := t.Render(messages, false)
 	if err != nil {
 		return ""
 	}
-	with, err := t.render(messages, true)
+	with, err := t.Render(messages, true)
 	prompt, ok := strings.CutPrefix(with, without)
 	if err != nil || !ok {
 		return ""

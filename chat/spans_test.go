@@ -51,6 +51,9 @@ func TestAnswersAndTheTokenThatEndsThem(t *testing.T) {
 		{"qwen3", []chat.Message{user("Why?"), assistant("<think>x</think>y")}, []string{"<think>\nx\n</think>\n\ny<|im_end|>"}},
 		{"qwen3", []chat.Message{user("Why?"), assistant("<think>\nonly\n</think>\n\n")}, []string{"<think>\nonly\n</think>\n\n<|im_end|>"}},
 		{"qwen3", []chat.Message{user("Why?"), assistant("")}, []string{"<think>\n\n</think>\n\n<|im_end|>"}},
+		// White space behind the thoughts is trimmed at its beginning.
+		{"qwen3", []chat.Message{user(""), assistant(""), user(""), assistant("<|im_end|></think>\n")},
+			[]string{"<|im_end|>", "<think>\n<|im_end|>\n</think>\n\n<|im_end|>"}},
 		// One behind the other: both are turns.
 		{"qwen3", []chat.Message{user("Why?"), assistant("a"), assistant("b")}, []string{"a<|im_end|>", "<think>\n\n</think>\n\nb<|im_end|>"}},
 		// The template looks at how a message begins.
@@ -59,6 +62,17 @@ func TestAnswersAndTheTokenThatEndsThem(t *testing.T) {
 	} {
 		require.Equal(t, c.want, answersOf(t, parse(t, c.template, chat.Options{}), c.messages...), "%s %q", c.template, c.messages)
 	}
+}
+
+func TestGenerationBlocksAreNotHeeded(t *testing.T) {
+	tmpl, err := chat.Parse(`{% for m in messages %}{% if m.role == 'assistant' %}
+Assistant: {% generation %}{{ m.content }}</s>
+{% endgeneration %}
+{% else %}
+User: {{ m.content }}
+{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}`, chat.Options{EOS: "</s>"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"1</s>", "2</s>"}, answersOf(t, tmpl, user("One?"), assistant("1"), user("Two?"), assistant("2")))
 }
 
 func TestAGenerationPromptWithoutThoughtsIsNotLearned(t *testing.T) {

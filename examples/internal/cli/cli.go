@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"unicode"
 
@@ -40,8 +41,21 @@ func Main(name string, run func(ctx context.Context, args []string, out io.Write
 		}
 	}
 	go func() {
-		stop(Stopped{(<-signals).(syscall.Signal)})
-		os.Exit(ExitCode(Stopped{(<-signals).(syscall.Signal)}))
+		for first := true; ; {
+			s := (<-signals).(syscall.Signal)
+			if to := interrupts.Load(); to != nil && s == syscall.SIGINT {
+				select {
+				case *to <- struct{}{}:
+				default: // the one before is not dealt with yet
+				}
+				continue
+			}
+			if !first {
+				os.Exit(ExitCode(Stopped{s}))
+			}
+			first = false
+			stop(Stopped{s})
+		}
 	}()
 	err := run(ctx, os.Args[1:], output{os.Stdout, stop})
 	if errors.Is(err, syscall.EPIPE) {
@@ -51,6 +65,17 @@ func Main(name string, run func(ctx context.Context, args []string, out io.Write
 		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.TrimPrefix(err.Error(), name+": "))
 	}
 	os.Exit(ExitCode(err))
+}
+
+var interrupts atomic.Pointer[chan struct{}]
+
+// Interrupts is for a program to which Ctrl-C does not mean the end: from now
+// on it is received here, and does not end the context of Main. A second one
+// is not kept while the first waits.
+func Interrupts() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	interrupts.Store(&c)
+	return c
 }
 
 // output is the standard output; the program stops when its reader is gone.

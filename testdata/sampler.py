@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints golden_sampler.json: the probabilities that transformers' generate
+"""Prints sampler.json: the probabilities that transformers' generate
 draws by, for options and logits, by the logits processors and in the order that
 it puts them together itself. Needs what .ci/requirements.txt lists.
 """
