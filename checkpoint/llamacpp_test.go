@@ -19,6 +19,7 @@ import (
 // llamaQuestion and llamaAnswer are the input and output of
 // testdata/check_llamacpp.py.
 type llamaQuestion struct {
+	Plain    []string  `json:"plain"`
 	Texts    []string  `json:"texts"`
 	Generate int       `json:"generate"`
 	Windows  [][]int32 `json:"windows"`
@@ -27,6 +28,7 @@ type llamaQuestion struct {
 type llamaAnswer struct {
 	Library      string      `json:"library"`
 	System       string      `json:"system"`
+	Plain        [][]int32   `json:"plain"`
 	Tokens       [][]int32   `json:"tokens"`
 	Greedy       [][]int32   `json:"greedy"`
 	Losses       [][]float64 `json:"losses"`
@@ -72,7 +74,7 @@ func requireLlamaLosses(t *testing.T, m *chainrule.Model, dtype string) {
 	path := filepath.Join(t.TempDir(), "model.gguf")
 	require.NoError(t, checkpoint.SaveGGUF(path, &checkpoint.Bundle{Model: m}, checkpoint.SaveOptions{DType: dtype}))
 	window := randomBatch(m.Config).Tokens[0]
-	got := askLlama(t, path, llamaQuestion{Texts: []string{}, Windows: [][]int32{window}})
+	got := askLlama(t, path, llamaQuestion{Plain: []string{}, Texts: []string{}, Windows: [][]int32{window}})
 	worst := 0.0
 	for i, loss := range lossesOf(t, load(t, path), window) {
 		worst = max(worst, math.Abs(float64(loss)-got.Losses[0][i])) // NaN if one is
@@ -119,11 +121,17 @@ func testLlamaCppOnSmolLM2(t *testing.T) {
 	require.Equal(t, b.Model.Config, again.Model.Config)
 	require.True(t, slices.Equal(b.Model.Data, again.Model.Data), "%s is not the same model as %s", file, path)
 
-	text, err := os.ReadFile(filepath.Join(build.Default.GOROOT, "src/testdata/Isaac.Newton-Opticks.txt"))
-	require.NoError(t, err)
-	text = text[:size]
-	q := llamaQuestion{Texts: prompts[:n], Generate: steps, Windows: slices.Collect(slices.Chunk(b.Tokenizer.EncodePlain(string(text)), 512))}
+	q := llamaQuestion{Texts: prompts[:n], Generate: steps}
+	var plain [][]int32
+	for _, path := range []string{"src/testdata/Isaac.Newton-Opticks.txt", "src/net/http/server.go"} {
+		text, err := os.ReadFile(filepath.Join(build.Default.GOROOT, path))
+		require.NoError(t, err)
+		q.Plain = append(q.Plain, string(text[:size]))
+		plain = append(plain, b.Tokenizer.EncodePlain(string(text[:size])))
+	}
+	q.Windows = slices.Collect(slices.Chunk(plain[0], 512))
 	got := askLlama(t, file, q)
+	require.True(t, slices.EqualFunc(plain, got.Plain, slices.Equal[[]int32]), "the ids of the texts are others in llama.cpp")
 	t.Logf("%s, %s", got.Library, got.System)
 	require.Equal(t, b.ChatTemplate, got.ChatTemplate)
 	require.Equal(t, []int32{b.Special.BOS.ID, b.Special.EOS.ID}, []int32{got.BOS, got.EOS})
@@ -163,7 +171,7 @@ func testLlamaCppOnSmolLM2(t *testing.T) {
 		}
 	}
 	ours, theirs = math.Exp(ours/float64(count)), math.Exp(theirs/float64(count))
-	t.Logf("perplexity of %d tokens, %d bytes: %.6f, llama.cpp %.6f; losses of tokens within %.2g", count, len(text), ours, theirs, worst)
+	t.Logf("perplexity of %d tokens, %d bytes: %.6f, llama.cpp %.6f; losses of tokens within %.2g", count, size, ours, theirs, worst)
 	require.InEpsilon(t, theirs, ours, 1e-5)
 	require.True(t, worst <= 1e-3)
 }

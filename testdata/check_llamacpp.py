@@ -10,13 +10,14 @@ the KV cache; flash attention, which computes in float16, is off.
 
 QUESTION and ANSWER are JSON. From
 
-    {"texts": ["..."], "generate": n, "windows": [[...]]}
+    {"plain": ["..."], "texts": ["..."], "generate": n, "windows": [[...]]}
 
 llama.cpp answers
 
     {"library": "...", "system": "...",
-     "tokens": [[...]]      of each text, special tokens parsed, none added,
-     "greedy": [[...]]      the n tokens that follow each of them,
+     "plain": [[...]],      the tokens of each, of special tokens as of any text,
+     "tokens": [[...]],     of each text, special tokens parsed, none added,
+     "greedy": [[...]],     the n tokens that follow each of them,
      "losses": [[...]],     of each token of a window but the first, in nats,
      "chat_template": "...", "bos": id, "eos": id}
 """
@@ -132,10 +133,10 @@ class Llama:
         assert self.context, "llama.cpp makes no context"
         self.batch = lib.llama_batch_init(context, 0, 1)
 
-    def tokenize(self, text):
+    def tokenize(self, text, special):
         raw = text.encode()
         room = (ctypes.c_int32 * (len(raw) + 8))()
-        n = self.lib.llama_tokenize(self.vocab, raw, len(raw), room, len(room), False, True)
+        n = self.lib.llama_tokenize(self.vocab, raw, len(raw), room, len(room), False, special)
         assert n >= 0, f"llama.cpp does not tokenize {text!r}"
         return room[:n]
 
@@ -176,10 +177,11 @@ def main(libraries, path):
     question = json.load(sys.stdin)
     llama = Llama(libraries, path, 1024)
     lib = llama.lib
-    tokens = [llama.tokenize(t) for t in question["texts"]]
+    tokens = [llama.tokenize(t, True) for t in question["texts"]]
     template = lib.llama_model_chat_template(llama.model, None)
     json.dump(dict(
-        library=llama.name, system=llama.system, tokens=tokens,
+        library=llama.name, system=llama.system,
+        plain=[llama.tokenize(t, False) for t in question["plain"]], tokens=tokens,
         greedy=[llama.greedy(t, question["generate"]) for t in tokens],
         losses=[llama.losses(w) for w in question["windows"]],
         chat_template=template.decode() if template else "",
