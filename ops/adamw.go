@@ -14,10 +14,12 @@ type Adam struct {
 	Eps          float64 // positive
 	WeightDecay  float64 // λ, decoupled: a step takes LR·λ of the weight
 	GradScale    float64 // multiplies the gradient; 0 means 1
+	ZeroGrad     bool    // leaves the gradient 0, in the same pass over memory
 }
 
 // AdamW updates the weights p and the moments m and v with the gradient g, all
-// of one length, at step t = 1, 2, … (Loshchilov and Hutter, 2019):
+// of one length, at step t = 1, 2, … (Loshchilov and Hutter, 2019), and sets g to
+// 0 if h.ZeroGrad says so:
 //
 //	m ← β₁m + (1−β₁)g,  v ← β₂v + (1−β₂)g²
 //	p ← p − α·λ·p − α·(m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)
@@ -33,7 +35,7 @@ func AdamW(p, g, m, v []float32, t int, h Adam) {
 	}
 	bias1 := 1 - math.Pow(h.Beta1, float64(t))
 	bias2 := 1 - math.Pow(h.Beta2, float64(t))
-	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, simd.AdamW{
+	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, h.ZeroGrad, simd.AdamW{
 		GradScale: float32(h.GradScale),
 		Beta1:     float32(h.Beta1), Rest1: float32(1 - h.Beta1),
 		Beta2: float32(h.Beta2), Rest2: float32(1 - h.Beta2),
@@ -44,9 +46,13 @@ func AdamW(p, g, m, v []float32, t int, h Adam) {
 
 type adamWArgs struct {
 	p, g, m, v []float32
+	zero       bool
 	factors    simd.AdamW // computed once a step, in float64
 }
 
 var adamWLoop = par.New(func(a *adamWArgs, lo, hi int) {
 	a.factors.Update(a.p[lo:hi], a.g[lo:hi], a.m[lo:hi], a.v[lo:hi])
+	if a.zero {
+		clear(a.g[lo:hi]) // it is still in the cache
+	}
 })

@@ -16,6 +16,7 @@ func TestAdamWFollowsTheFormulaOverSteps(t *testing.T) {
 		{LR: 1e-2, Beta1: 0.9, Beta2: 0.95, Eps: 1e-1, WeightDecay: 1},
 		{LR: 1e-2, Beta1: 0, Beta2: 0, Eps: 1e-5},
 		{LR: 1e-2, Beta1: 0.9, Beta2: 0.95, Eps: 1e-3, GradScale: 0.25},
+		{LR: 1e-2, Beta1: 0.9, Beta2: 0.95, Eps: 1e-3, GradScale: 0.25, ZeroGrad: true},
 	} {
 		for _, n := range []int{0, 1, 5, 200, 16<<10 + 3} {
 			t.Run(fmt.Sprintf("%+v,n=%d", h, n), func(t *testing.T) {
@@ -28,9 +29,17 @@ func TestAdamWFollowsTheFormulaOverSteps(t *testing.T) {
 				}
 				for step := 1; step <= 12; step++ {
 					g := random(r, n, 0.3)
+					given := widen(g)
 					AdamW(p, g, m, v, step, h)
 					for i := range p64 {
-						d := scale * float64(g[i])
+						left := given[i]
+						if h.ZeroGrad {
+							left = 0
+						}
+						if float64(g[i]) != left {
+							require.Fail(t, "the gradient", "g[%d] was %v and is %v", i, given[i], g[i])
+						}
+						d := scale * given[i]
 						m64[i] = h.Beta1*m64[i] + (1-h.Beta1)*d
 						v64[i] = h.Beta2*v64[i] + (1-h.Beta2)*d*d
 						mHat := m64[i] / (1 - math.Pow(h.Beta1, float64(step)))

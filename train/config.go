@@ -28,7 +28,7 @@ type Config struct {
 
 	Seed     uint64 // the order of the batches; the weights are the caller's to Init
 	Schedule Schedule
-	Adam     chainrule.Adam // LR and GradScale are the run's to set; all zero: 0.9, 0.95, 1e-8, decay 0.1
+	Adam     chainrule.Adam // LR, GradScale and ZeroGrad are the run's to set; all zero: 0.9, 0.95, 1e-8, decay 0.1
 	ClipNorm float64        // the largest norm of a step's gradient; 0: not clipped
 
 	// EMA is the decay of an exponential moving average of the weights, which
@@ -191,6 +191,8 @@ func (c Config) Validate() error {
 		return bad("Adam.LR is %v, want 0: Schedule gives the learning rate", a.LR)
 	case a.GradScale != 0:
 		return bad("Adam.GradScale is %v, want 0: ClipNorm scales the gradient", a.GradScale)
+	case a.ZeroGrad:
+		return bad("Adam.ZeroGrad is true, want false: a Trainer does that by itself")
 	case !(c.ClipNorm >= 0) || math.IsInf(c.ClipNorm, 0):
 		return bad("ClipNorm is %v, want 0 or a positive number", c.ClipNorm)
 	}

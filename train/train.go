@@ -25,6 +25,7 @@ type Trainer struct {
 	source   Source
 	ws       *chainrule.Workspace
 	grad     *chainrule.Params
+	zeroed   bool // grad, by the last AdamStep
 	adam     *chainrule.AdamState
 	average  *average // nil: there is none
 
@@ -265,7 +266,10 @@ func (t *Trainer) take() (Step, error) {
 	// Each loss is a sum over the batch divided by the step's number of
 	// targets, so losses and gradients add up to those of one large batch.
 	t.ws.LossDenom = float64(max(s.Tokens, 1))
-	chainrule.ZeroGrad(t.grad)
+	if !t.zeroed {
+		chainrule.ZeroGrad(t.grad)
+	}
+	t.zeroed = false
 	for i := range t.c.Accumulate {
 		lo, hi := i*size, (i+1)*size
 		loss, err := chainrule.Forward(t.c.Model, t.ws, t.tokens[lo:hi], t.targets[lo:hi])
@@ -290,7 +294,9 @@ func (t *Trainer) take() (Step, error) {
 	if t.c.ClipNorm > 0 && s.GradNorm > t.c.ClipNorm {
 		adam.GradScale = t.c.ClipNorm / s.GradNorm
 	}
+	adam.ZeroGrad = t.c.NormsEvery == 0 // or the gradient is still wanted
 	chainrule.AdamStep(t.c.Model, t.grad, t.adam, adam)
+	t.zeroed = adam.ZeroGrad
 	t.step++
 	t.cursor++
 	t.seen += int64(s.Tokens)

@@ -993,6 +993,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		{"Config.Adam.Eps is 0", func(c *train.Config) { c.Adam = chainrule.Adam{Beta1: 0.9} }},
 		{"Config.Adam.WeightDecay is -1", func(c *train.Config) { c.Adam = chainrule.Adam{Eps: 1, WeightDecay: -1} }},
 		{"Config.Adam.LR is 0.1", func(c *train.Config) { c.Adam = chainrule.Adam{Eps: 1, LR: 0.1} }},
+		{"Config.Adam.ZeroGrad is true", func(c *train.Config) { c.Adam = chainrule.Adam{Eps: 1, ZeroGrad: true} }},
 		{"Config.Adam.GradScale is 2", func(c *train.Config) { c.Adam = chainrule.Adam{Eps: 1, GradScale: 2} }},
 		{"Config.Schedule gives step 1 the learning rate NaN", func(c *train.Config) { c.Schedule = train.Constant{LR: nan} }},
 		{"Config.Schedule gives step 20 the learning rate -1", func(c *train.Config) {

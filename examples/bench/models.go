@@ -118,7 +118,7 @@ type training struct {
 	ws              *chainrule.Workspace
 	be              backend.Backend
 	tokens, targets []int32
-	adam            chainrule.Adam
+	adam            chainrule.Adam // with ZeroGrad, for the gradient is 0 when it is made
 	clip            bool
 }
 
@@ -135,7 +135,7 @@ func newTraining(c chainrule.Config, B, T int) (*training, error) {
 		return nil, err
 	}
 	// The rate is small: the model shall stay one of ordinary numbers.
-	t := &training{be: be, clip: true, adam: chainrule.Adam{LR: 1e-6, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1}}
+	t := &training{be: be, clip: true, adam: chainrule.Adam{LR: 1e-6, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, ZeroGrad: true}}
 	if t.m, err = chainrule.NewModel(c); err != nil {
 		return nil, err
 	}
@@ -159,7 +159,9 @@ func newTraining(c chainrule.Config, B, T int) (*training, error) {
 
 // step is one step of training.
 func (t *training) step() error {
-	chainrule.ZeroGrad(t.g)
+	if !t.adam.ZeroGrad {
+		chainrule.ZeroGrad(t.g)
+	}
 	if _, err := chainrule.Forward(t.m, t.ws, t.tokens, t.targets); err != nil {
 		return err
 	}

@@ -107,7 +107,9 @@ func (t *training) replay(B, T int, losses []float32) []op {
 		list = append(list, op{pass: update, name: name, shape: fmt.Sprint(P), bytes: bytesPerParam * float64(P), reads: reads,
 			run: func() error { f(); return nil }})
 	}
-	whole("ZeroGrad", 4, false, func() { chainrule.ZeroGrad(g) })
+	if !t.adam.ZeroGrad {
+		whole("ZeroGrad", 4, false, func() { chainrule.ZeroGrad(g) })
+	}
 
 	call("embedding", C, 8, func() { ops.Embedding(acts[0].x, m.TokenEmbedding, t.tokens, n, C) })
 	for i := range m.Layers {
