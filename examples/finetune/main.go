@@ -71,6 +71,13 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	defer p.be.Close()
+	traced := &trace{set: set, acc: s.Accumulate}
+	if s.trace != "" {
+		if traced.File, err = os.Create(s.trace); err != nil {
+			return err
+		}
+		defer traced.Close()
+	}
 	if err := s.enter(); err != nil {
 		return err
 	}
@@ -78,7 +85,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	printf("%d steps of %d examples of at most %d tokens, %s of memory, into %s\n",
 		c.Steps, set.batch*s.Accumulate, set.longest, cli.Bytes(need.Memory), s.out)
 	r := &report{out: out, progress: progress, quiet: s.quiet}
-	taken, err := tune(ctx, s, c, p, set, r)
+	taken, err := tune(ctx, s, c, p, set, r, traced)
 	if err != nil {
 		return ended(out, s, taken, err)
 	}
@@ -87,7 +94,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 
 // tune measures, takes the steps that are left, measures again, and writes what
 // came out. It returns how many steps were taken and are saved.
-func tune(ctx context.Context, s *settings, c train.Config, p *pupil, set *dataset, r *report) (taken int, err error) {
+func tune(ctx context.Context, s *settings, c train.Config, p *pupil, set *dataset, r *report, traced *trace) (taken int, err error) {
 	measure := func(ctx context.Context, m *chainrule.Model, ws *chainrule.Workspace) (float64, error) {
 		bar := cli.NewProgress(r.progress, "measuring", 0, set.val.Batches())
 		defer bar.Clear()
@@ -130,13 +137,6 @@ func tune(ctx context.Context, s *settings, c train.Config, p *pupil, set *datas
 		if err := h.add(first); err != nil {
 			return 0, err
 		}
-	}
-	traced := trace{set: set, acc: s.Accumulate}
-	if s.trace != "" {
-		if traced.File, err = os.Create(s.trace); err != nil {
-			return t.Step(), err
-		}
-		defer traced.Close()
 	}
 	r.begin(t.Step(), c.Steps, h.rows[0].HeldOut)
 	for step, err := range t.Run(ctx) {
