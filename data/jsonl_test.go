@@ -128,6 +128,12 @@ func TestALineThatIsNoRecordIsNamed(t *testing.T) {
 	}
 }
 
+func TestOffsetsCountTheByteOrderMark(t *testing.T) {
+	path := write(t, filepath.Join(t.TempDir(), "x"), "\ufeff"+`{"text":1}`)
+	_, err := readAll(path)
+	require.Equal(t, &LineError{path, 1, 3 + 8, "text is a number, want a string"}, err)
+}
+
 func TestAFileThatHasNoRecordsIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{

@@ -24,6 +24,9 @@ transformers.logging.set_verbosity_error()
 
 def main(directory, trace, clip):
     model = AutoModelForCausalLM.from_pretrained(directory, torch_dtype=torch.float32).train()
+    # transformers withholds the gradient of the pad token's embedding, which in
+    # SmolLM2 is the token that ends a turn: here it is that of the loss.
+    model.get_input_embeddings().padding_idx = None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     losses, norms = [], []
     for line in open(trace):

@@ -62,7 +62,10 @@ func TestPaddingIsNotComputed(t *testing.T) {
 			require.NoError(t, err)
 			losses = append(losses, step.Loss)
 		}
-		return m, losses, counter.rows
+		rows := counter.rows
+		_, _, err = tr.Eval(t.Context(), examples[2].Tokens) // which is in batches of [Batch,SeqLen] again
+		require.NoError(t, err)
+		return m, losses, rows
 	}
 	tight, losses, rows := tune(4, most)
 	require.LessOrEqual(t, rows, 4*most)

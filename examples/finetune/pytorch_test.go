@@ -37,11 +37,12 @@ func TestPyTorchAgrees(t *testing.T) {
 		}
 		path := filepath.Join(t.TempDir(), "go.jsonl")
 		require.NoError(t, writeDemo(t.Context(), path, io.Discard))
-		compare(t, python, model, path, 1e-2, "-steps", "100", "-batch", "1", "-max-len", "128", "-held-out", "0.02", "-eval-every", "0")
+		compare(t, python, model, path, 5e-3, "-steps", "100", "-batch", "1", "-max-len", "128", "-held-out", "0.02", "-eval-every", "0")
 	})
 }
 
-// compare requires that the losses of all steps differ by at most this part.
+// compare requires that the losses of all steps, and the norms of their gradients,
+// differ by at most this part.
 func compare(t *testing.T, python, model, path string, most float64, args ...string) {
 	trace := filepath.Join(t.TempDir(), "trace.jsonl")
 	dir, out := begin(t, append(args, "-trace", trace, model, path)...)
@@ -68,6 +69,7 @@ func compare(t *testing.T, python, model, path string, most float64, args ...str
 			t.Logf("step %3s: loss %.6f, PyTorch %.6f; norm %.4f, %.4f", strconv.Itoa(n), r.Loss, theirs.Losses[i], r.GradNorm, theirs.Norms[i])
 		}
 	}
+	require.LessOrEqual(t, norm, most)
 	require.Less(t, ours[len(ours)-1].Loss, ours[0].Loss)
 	t.Logf("%d steps: losses differ by at most %.2g of themselves, norms by %.2g", len(ours), loss, norm)
 }
