@@ -7,4 +7,8 @@
 // of the seed and k, so a run that stopped after k batches goes on with
 // nothing but k. Windows lays out the held-out tokens so that each is
 // predicted exactly once.
+//
+// For fine-tuning, ReadJSONL reads texts, completions and conversations, an
+// Encoder makes examples of them, of which only the answers are learned, and
+// Padded draws batches with each example in its row.
 package data

@@ -59,3 +59,32 @@ func Example() {
 	fmt.Println(len(text), "bytes,", len(train), "to train on,", len(val), "held out")
 	// Output: 19 bytes, 18 to train on, 1 held out
 }
+
+// A line of a JSONL file becomes an example of which the completion is learned.
+func ExampleEncoder() {
+	dir, err := os.MkdirTemp("", "jsonl")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "train.jsonl")
+	if err := os.WriteFile(path, []byte(`{"prompt": "2+2=", "completion": "4"}`+"\n"), 0o666); err != nil {
+		panic(err)
+	}
+
+	e := data.Encoder{Tokenizer: tokenizer.Byte{}, End: '\n', MaxLen: 128}
+	for record, err := range data.ReadJSONL(path) {
+		if err != nil {
+			panic(err)
+		}
+		examples, err := e.Encode(record)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(examples[0].Tokens)
+		fmt.Println(examples[0].Targets)
+	}
+	// Output:
+	// [50 43 50 61 52]
+	// [-1 -1 -1 52 10]
+}

@@ -33,3 +33,12 @@ func TestNothingWaitsForAFIFOOrADevice(t *testing.T) {
 		require.Equal(t, "text", string(text))
 	})
 }
+
+func TestReadJSONLWaitsForNoDevice(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o666))
+	for path, want := range map[string]string{fifo: " is a FIFO, not a file", "/dev/zero": " is a device, not a file"} {
+		_, err := readAll(path)
+		require.EqualError(t, err, "data: "+path+want)
+	}
+}

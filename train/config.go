@@ -72,11 +72,12 @@ type Config struct {
 	Exact bool
 }
 
-// Source is where batches come from. *data.Batches is one.
+// Source is where batches come from. *data.Batches and *data.Padded are ones.
 type Source interface {
 	// Fill writes batch k ≥ 0 into tokens and targets, both [Batch,SeqLen]; a
-	// target of −1 is not learned from. It is a pure function of k: a run that
-	// goes on from a checkpoint asks for some again.
+	// target of −1 is not learned from, and rows and columns at the end that have
+	// no other are not computed. It is a pure function of k: a run that goes on
+	// from a checkpoint asks for some again.
 	Fill(k int, tokens, targets []int32) error
 
 	// Fingerprint identifies all that decides the batches. Resume compares it.

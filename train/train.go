@@ -270,12 +270,10 @@ func (t *Trainer) take() (Step, error) {
 		chainrule.ZeroGrad(t.grad)
 	}
 	t.zeroed = false
+	work := 0.0
 	for i := range t.c.Accumulate {
-		lo, hi := i*size, (i+1)*size
-		loss, err := chainrule.Forward(t.c.Model, t.ws, t.tokens[lo:hi], t.targets[lo:hi])
-		if err == nil {
-			err = chainrule.Backward(t.c.Model, t.ws, t.grad)
-		}
+		loss, ops, err := t.backward(t.tokens[i*size:][:size], t.targets[i*size:][:size])
+		work += ops
 		if err != nil {
 			return s, fmt.Errorf("train: step %d: %w", s.Step, err)
 		}
@@ -309,12 +307,28 @@ func (t *Trainer) take() (Step, error) {
 	}
 	s.Duration = time.Since(start)
 	s.Seen = t.seen
-	s.MFU = operations(t.c.Model.Config, t.c.Accumulate, t.c.Batch, t.c.SeqLen) / s.Duration.Seconds() / t.peak
+	s.MFU = work / s.Duration.Seconds() / t.peak
 	s.PeakMemory, _ = sysmem.Peak()
 	if t.c.NormsEvery > 0 && t.due(t.c.NormsEvery) {
 		s.Norms = norms(t.c.Model, t.grad)
 	}
 	return s, nil
+}
+
+// backward adds the gradient of a batch, of which it computes only what that
+// depends on, and returns the number of operations, too.
+func (t *Trainer) backward(tokens, targets []int32) (loss, ops float64, err error) {
+	B, T := data.Trim(tokens, targets, t.c.Batch, t.c.SeqLen)
+	if err = t.ws.Resize(B, T); err == nil {
+		loss, err = chainrule.Forward(t.c.Model, t.ws, tokens[:B*T], targets[:B*T])
+	}
+	if err == nil {
+		err = chainrule.Backward(t.c.Model, t.ws, t.grad)
+	}
+	if e := t.ws.Resize(t.c.Batch, t.c.SeqLen); err == nil {
+		err = e // evaluations take it as it is
+	}
+	return loss, operations(t.c.Model.Config, 1, B, T), err
 }
 
 // handle does what OnBad says about a step that failed with err, around bad.

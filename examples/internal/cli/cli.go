@@ -158,6 +158,42 @@ func Parse(f *flag.FlagSet, args []string, arguments bool, help string, out io.W
 	return nil
 }
 
+// ParseArguments is Parse with so many arguments as there are names, and flags
+// before, between and behind them; a lone -- ends the flags. If there are fewer,
+// they are returned with an error that wraps ErrTooFew.
+func ParseArguments(f *flag.FlagSet, args []string, help string, out io.Writer, names ...string) ([]string, error) {
+	var got []string
+	for {
+		if err := Parse(f, args, true, help, out); err != nil {
+			return nil, err
+		}
+		rest := f.Args()
+		ended := len(args) > len(rest) && args[len(args)-len(rest)-1] == "--"
+		if ended {
+			got = append(got, rest...)
+			rest = nil
+		}
+		if len(rest) == 0 {
+			break
+		}
+		got, args = append(got, rest[0]), rest[1:]
+	}
+	switch {
+	case len(got) < len(names):
+		return got, errTooFew{Usagef("want %s, and there is no %s", strings.Join(names, " "), names[len(got)])}
+	case len(got) > len(names):
+		return nil, Usagef("unexpected argument %q", got[len(names)])
+	}
+	return got, nil
+}
+
+// ErrTooFew says that arguments are missing.
+var ErrTooFew = errors.New("too few arguments")
+
+type errTooFew struct{ error }
+
+func (e errTooFew) Unwrap() []error { return []error{e.error, ErrTooFew} }
+
 // Given returns the names of the flags that the command line has.
 func Given(f *flag.FlagSet) map[string]bool {
 	given := map[string]bool{}

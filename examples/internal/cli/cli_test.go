@@ -52,6 +52,39 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseArguments(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		want []string
+		err  string // "": none
+	}{
+		{"a b", []string{"a", "b"}, ""},
+		{"-n 3 a b", []string{"a", "b"}, ""},
+		{"a -n 3 b", []string{"a", "b"}, ""},
+		{"a b -n 3", []string{"a", "b"}, ""},
+		{"a -- -n", []string{"a", "-n"}, ""},
+		{"-n 3 -- -x -n", []string{"-x", "-n"}, ""},
+		{"a -n x b", nil, `invalid value "x" for flag -n`},
+		{"a b c", nil, `unexpected argument "c"`},
+		{"a b -h", nil, "help requested"},
+		{"", nil, "want MODEL TEXT, and there is no MODEL"},
+		{"a -n 3", []string{"a"}, "want MODEL TEXT, and there is no TEXT"},
+	} {
+		f := flag.NewFlagSet("", flag.ContinueOnError)
+		n := f.Int("n", 3, "")
+		got, err := cli.ParseArguments(f, strings.Fields(c.args), "help", io.Discard, "MODEL", "TEXT")
+		require.Equal(t, c.want, got, c.args)
+		if c.err == "" {
+			require.NoError(t, err, c.args)
+			require.Equal(t, 3, *n)
+			continue
+		}
+		require.ErrorContains(t, err, c.err)
+		require.Equal(t, strings.HasPrefix(c.err, "want"), errors.Is(err, cli.ErrTooFew))
+		require.Equal(t, c.err != "help requested", cli.ExitCode(err) == 2)
+	}
+}
+
 func TestQuoteIsWhatAShellReadsBack(t *testing.T) {
 	for _, s := range []string{
 		"runs/opticks-1", "", "a b", "it's", "$HOME", "a\\b", "~", "*", "ä", "-n", "a\nb", `"`, "a;b", "a&b", "#", "!x", "=x", "{a,b}",
