@@ -75,7 +75,7 @@ func TestTheSystemAnswers(t *testing.T) {
 		more[i] = 1
 	}
 	after, _ := Peak()
-	require.Greater(t, after, before)
+	require.GreaterOrEqual(t, after, before) // equal where memory that was freed is used again
 	require.GreaterOrEqual(t, after, int64(len(more)))
 	runtime.KeepAlive(more)
 	bytes, ok = Disk(t.TempDir())
