@@ -12,13 +12,13 @@ type stream struct {
 	at    int  // in table
 	part  uint // of a pair, in 2⁻⁶⁴
 	step  uint
-	rows  *int // the distances of the rows of C, in bytes
+	rows  *int // the distances of the rows of C, in bytes, or nil
 }
 
 // nothing is a stream that stands still: all that is read is in cache.
 var nothing = func() *stream {
-	table := new([maxRows + 2]int)
-	return &stream{uintptr(unsafe.Pointer(table)), &table[0], 0, 0, 0, &table[0]}
+	table := new(int)
+	return &stream{base: uintptr(unsafe.Pointer(table)), table: table}
 }()
 
 // lines is a block of an operand in pairs of cache lines.

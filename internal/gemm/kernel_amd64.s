@@ -130,19 +130,22 @@ even1:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream1
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream1
 	MOVQ    $0x00000002, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k1
 
 stream1:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -291,19 +294,22 @@ even2:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream2
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream2
 	MOVQ    $0x00000003, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k2
 
 stream2:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -476,19 +482,22 @@ even3:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream3
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream3
 	MOVQ    $0x00000004, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k3
 
 stream3:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -685,19 +694,22 @@ even4:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream4
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream4
 	MOVQ    $0x00000005, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k4
 
 stream4:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -918,19 +930,22 @@ even5:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream5
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream5
 	MOVQ    $0x00000006, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k5
 
 stream5:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -1178,19 +1193,22 @@ even6:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream6
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream6
 	MOVQ    $0x00000007, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k6
 
 stream6:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -1467,19 +1485,22 @@ even7:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream7
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream7
 	MOVQ    $0x00000008, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k7
 
 stream7:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -1780,19 +1801,22 @@ even8:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream8
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream8
 	MOVQ    $0x00000009, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k8
 
 stream8:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -2117,19 +2141,22 @@ even9:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream9
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream9
 	MOVQ    $0x0000000a, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k9
 
 stream9:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -2478,19 +2505,22 @@ even10:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream10
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream10
 	MOVQ    $0x0000000b, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k10
 
 stream10:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -2866,19 +2896,22 @@ even11:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream11
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream11
 	MOVQ    $0x0000000c, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k11
 
 stream11:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -3283,19 +3316,22 @@ even12:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream12
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream12
 	MOVQ    $0x0000000d, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k12
 
 stream12:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -3724,19 +3760,22 @@ even13:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream13
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream13
 	MOVQ    $0x0000000e, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k13
 
 stream13:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -4189,19 +4228,22 @@ even14:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream14
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream14
 	MOVQ    $0x0000000f, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k14
 
 stream14:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -5742,19 +5784,22 @@ even1:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream1
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream1
 	MOVQ    $0x00000002, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k1
 
 stream1:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -5906,19 +5951,22 @@ even2:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream2
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream2
 	MOVQ    $0x00000003, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k2
 
 stream2:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -6094,19 +6142,22 @@ even3:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream3
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream3
 	MOVQ    $0x00000004, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k3
 
 stream3:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -6306,19 +6357,22 @@ even4:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream4
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream4
 	MOVQ    $0x00000005, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k4
 
 stream4:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -6542,19 +6596,22 @@ even5:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream5
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream5
 	MOVQ    $0x00000006, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k5
 
 stream5:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
@@ -6805,19 +6862,22 @@ even6:
 	MOVQ    CX, 64(SP)
 	CMPQ    72(SP), $0x00
 	JEQ     stream6
+	MOVQ    next+120(FP), AX
+	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream6
 	MOVQ    $0x00000007, CX
 	CMPQ    CX, 64(SP)
 	CMOVQGT 64(SP), CX
 	SUBQ    CX, 64(SP)
 	MOVQ    BX, DX
-	MOVQ    next+120(FP), AX
-	MOVQ    40(AX), R15
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $-1, 80(SP)
 	JMP     k6
 
 stream6:
+	MOVQ $0x00000000, 72(SP)
 	MOVQ 64(SP), CX
 	MOVQ $0x00000000, 64(SP)
 	MOVQ next+120(FP), AX
