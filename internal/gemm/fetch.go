@@ -13,6 +13,8 @@ type stream struct {
 	part  uint // of a pair, in 2⁻⁶⁴
 	step  uint
 	rows  *int // the distances of the rows of C, in bytes, or nil
+
+	sums *float32 // where a kernel keeps those of a chunk
 }
 
 // nothing is a stream that stands still: all that is read is in cache.
@@ -40,7 +42,7 @@ func (l *lines) lay(o operand, lanes, k int) {
 		}
 	}
 	l.table = append(l.table, l.table[len(l.table)-1])
-	l.stream = stream{table: &l.table[0], rows: l.stream.rows}
+	l.stream.table = &l.table[0]
 }
 
 // begin has the block fetched that begins at lane and k, from pair at on, n of
@@ -58,7 +60,8 @@ func (l *lines) pairs() int { return len(l.table) - 1 }
 // ahead is what a tile has fetched: the next panel of B, and, while it takes a block of A panel by panel, its next panel.
 type ahead struct {
 	b, panel lines
-	rows     [maxRows + 1]int
+	rows     [maxRows + 1]int // the distances of the rows of C, in bytes
+	sums     [maxRows * maxCols]float32
 	of       layout
 }
 
@@ -84,7 +87,9 @@ func (f *ahead) plan(p *Product) {
 	for i := range f.rows {
 		f.rows[i] = 4 * i * p.ldc
 	}
-	f.b.rows, f.panel.rows = &f.rows[0], &f.rows[0]
+	for _, s := range []*stream{&f.b.stream, &f.panel.stream} {
+		s.rows, s.sums = &f.rows[0], &f.sums[0]
+	}
 }
 
 // nextB begins to fetch columns c of the block k0 of B.

@@ -9,18 +9,18 @@ package gemm
 //	for i := range panels * rows { // rows ≤ 14
 //		a := a[i/rows*stepA+i%rows*lda:]
 //		for j := range cols { // ≤ 32
-//			add := add
+//			var sum float32
 //			for k0 := 0; k0 < k; k0 += chunk {
 //				var s float32
 //				for l := k0; l < min(k, k0+chunk); l++ {
 //					s = fma(a[l*ka], b[l*32+j], s)
 //				}
-//				if add {
-//					s += c[i*ldc+j]
-//				}
-//				c[i*ldc+j] = s
-//				add = true
+//				sum += s
 //			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
 //		}
 //	}
 //
@@ -71,18 +71,18 @@ func fmaAVX512(n int)
 //	for i := range panels * rows { // rows ≤ 6
 //		a := a[i/rows*stepA+i%rows*lda:]
 //		for j := range cols { // ≤ 16
-//			add := add
+//			var sum float32
 //			for k0 := 0; k0 < k; k0 += chunk {
 //				var s float32
 //				for l := k0; l < min(k, k0+chunk); l++ {
 //					s = fma(a[l*ka], b[l*16+j], s)
 //				}
-//				if add {
-//					s += c[i*ldc+j]
-//				}
-//				c[i*ldc+j] = s
-//				add = true
+//				sum += s
 //			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
 //		}
 //	}
 //

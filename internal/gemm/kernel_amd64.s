@@ -40,7 +40,7 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $128
 
 // func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $96-128
+TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $88-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -96,12 +96,11 @@ TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $96-128
 	JEQ   panel2
 
 panel1:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk1:
 	VPXORD       Z0, Z0, Z0
@@ -192,14 +191,29 @@ arrived1:
 	MOVQ 56(SP), DX
 
 summed1:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first1
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+
+first1:
+	TESTQ   DX, DX
+	JZ      last1
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk1
+
+last1:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail1
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store1
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -209,17 +223,13 @@ store1:
 	VMOVUPS Z1, 64(DI)
 
 stored1:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk1
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel1
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel1
+	JMP  done
 
 pack1:
 	MOVQ lds+112(FP), R14
@@ -242,7 +252,7 @@ packing1:
 	JMP          summed1
 
 tail1:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail1
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -255,12 +265,11 @@ storeTail1:
 	JMP     stored1
 
 panel2:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk2:
 	VPXORD       Z0, Z0, Z0
@@ -362,14 +371,33 @@ arrived2:
 	MOVQ 56(SP), DX
 
 summed2:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first2
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+
+first2:
+	TESTQ   DX, DX
+	JZ      last2
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk2
+
+last2:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail2
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store2
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -383,17 +411,13 @@ store2:
 	VMOVUPS Z3, 64(DI)(R13*1)
 
 stored2:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk2
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel2
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel2
+	JMP  done
 
 pack2:
 	MOVQ lds+112(FP), R14
@@ -419,7 +443,7 @@ packing2:
 	JMP          summed2
 
 tail2:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail2
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -438,12 +462,11 @@ storeTail2:
 	JMP     stored2
 
 panel3:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk3:
 	VPXORD       Z0, Z0, Z0
@@ -556,14 +579,37 @@ arrived3:
 	MOVQ 56(SP), DX
 
 summed3:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first3
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+
+first3:
+	TESTQ   DX, DX
+	JZ      last3
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk3
+
+last3:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail3
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store3
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -581,17 +627,13 @@ store3:
 	VMOVUPS Z5, 64(DI)(R13*2)
 
 stored3:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk3
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel3
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel3
+	JMP  done
 
 pack3:
 	MOVQ lds+112(FP), R14
@@ -620,7 +662,7 @@ packing3:
 	JMP          summed3
 
 tail3:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail3
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -645,12 +687,11 @@ storeTail3:
 	JMP     stored3
 
 panel4:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk4:
 	VPXORD       Z0, Z0, Z0
@@ -774,14 +815,41 @@ arrived4:
 	MOVQ 56(SP), DX
 
 summed4:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first4
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+
+first4:
+	TESTQ   DX, DX
+	JZ      last4
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk4
+
+last4:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail4
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store4
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -803,17 +871,13 @@ store4:
 	VMOVUPS Z7, 64(DI)(R15*1)
 
 stored4:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk4
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel4
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel4
+	JMP  done
 
 pack4:
 	MOVQ lds+112(FP), R14
@@ -845,7 +909,7 @@ packing4:
 	JMP          summed4
 
 tail4:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail4
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -876,12 +940,11 @@ storeTail4:
 	JMP     stored4
 
 panel5:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk5:
 	VPXORD       Z0, Z0, Z0
@@ -1016,14 +1079,45 @@ arrived5:
 	MOVQ 56(SP), DX
 
 summed5:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first5
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+
+first5:
+	TESTQ   DX, DX
+	JZ      last5
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk5
+
+last5:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail5
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store5
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1049,17 +1143,13 @@ store5:
 	VMOVUPS Z9, 64(DI)(R13*4)
 
 stored5:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk5
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel5
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel5
+	JMP  done
 
 pack5:
 	MOVQ lds+112(FP), R14
@@ -1094,7 +1184,7 @@ packing5:
 	JMP          summed5
 
 tail5:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail5
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -1131,12 +1221,11 @@ storeTail5:
 	JMP     stored5
 
 panel6:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk6:
 	LEAQ         (DI)(R11*4), R8
@@ -1287,7 +1376,42 @@ arrived6:
 	MOVQ 56(SP), DX
 
 summed6:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first6
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+
+first6:
+	TESTQ   DX, DX
+	JZ      last6
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk6
+
+last6:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -1296,7 +1420,7 @@ summed6:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail6
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store6
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1326,17 +1450,13 @@ store6:
 	VMOVUPS Z11, 64(R8)
 
 stored6:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk6
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel6
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel6
+	JMP  done
 
 pack6:
 	MOVQ lds+112(FP), R14
@@ -1375,7 +1495,7 @@ packing6:
 	JMP          summed6
 
 tail6:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail6
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -1418,12 +1538,11 @@ storeTail6:
 	JMP     stored6
 
 panel7:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk7:
 	LEAQ         (DI)(R11*4), R8
@@ -1585,7 +1704,46 @@ arrived7:
 	MOVQ 56(SP), DX
 
 summed7:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first7
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+
+first7:
+	TESTQ   DX, DX
+	JZ      last7
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk7
+
+last7:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -1594,7 +1752,7 @@ summed7:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail7
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store7
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1628,17 +1786,13 @@ store7:
 	VMOVUPS Z13, 64(R8)(R13*1)
 
 stored7:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk7
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel7
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel7
+	JMP  done
 
 pack7:
 	MOVQ lds+112(FP), R14
@@ -1680,7 +1834,7 @@ packing7:
 	JMP          summed7
 
 tail7:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail7
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -1729,12 +1883,11 @@ storeTail7:
 	JMP     stored7
 
 panel8:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk8:
 	LEAQ         (DI)(R11*4), R8
@@ -1907,7 +2060,50 @@ arrived8:
 	MOVQ 56(SP), DX
 
 summed8:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first8
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+
+first8:
+	TESTQ   DX, DX
+	JZ      last8
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk8
+
+last8:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -1916,7 +2112,7 @@ summed8:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail8
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store8
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1954,17 +2150,13 @@ store8:
 	VMOVUPS Z15, 64(R8)(R13*2)
 
 stored8:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk8
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel8
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel8
+	JMP  done
 
 pack8:
 	MOVQ lds+112(FP), R14
@@ -2009,7 +2201,7 @@ packing8:
 	JMP          summed8
 
 tail8:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail8
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -2064,12 +2256,11 @@ storeTail8:
 	JMP     stored8
 
 panel9:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk9:
 	LEAQ         (DI)(R11*4), R8
@@ -2253,7 +2444,54 @@ arrived9:
 	MOVQ 56(SP), DX
 
 summed9:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first9
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+
+first9:
+	TESTQ   DX, DX
+	JZ      last9
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk9
+
+last9:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -2262,7 +2500,7 @@ summed9:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail9
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store9
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -2304,17 +2542,13 @@ store9:
 	VMOVUPS Z17, 64(R8)(R15*1)
 
 stored9:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk9
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel9
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel9
+	JMP  done
 
 pack9:
 	MOVQ lds+112(FP), R14
@@ -2362,7 +2596,7 @@ packing9:
 	JMP          summed9
 
 tail9:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail9
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -2423,12 +2657,11 @@ storeTail9:
 	JMP     stored9
 
 panel10:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk10:
 	LEAQ         (DI)(R11*4), R8
@@ -2623,7 +2856,58 @@ arrived10:
 	MOVQ 56(SP), DX
 
 summed10:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first10
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+
+first10:
+	TESTQ   DX, DX
+	JZ      last10
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk10
+
+last10:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -2632,7 +2916,7 @@ summed10:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail10
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store10
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -2678,17 +2962,13 @@ store10:
 	VMOVUPS Z19, 64(R8)(R13*4)
 
 stored10:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk10
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel10
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel10
+	JMP  done
 
 pack10:
 	MOVQ lds+112(FP), R14
@@ -2739,7 +3019,7 @@ packing10:
 	JMP          summed10
 
 tail10:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail10
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -2806,12 +3086,11 @@ storeTail10:
 	JMP     stored10
 
 panel11:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk11:
 	LEAQ         (DI)(R11*4), R8
@@ -3022,7 +3301,62 @@ arrived11:
 	MOVQ 56(SP), DX
 
 summed11:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first11
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+
+first11:
+	TESTQ   DX, DX
+	JZ      last11
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk11
+
+last11:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -3033,7 +3367,7 @@ summed11:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail11
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store11
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -3083,17 +3417,13 @@ store11:
 	VMOVUPS Z21, 64(R9)
 
 stored11:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk11
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel11
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel11
+	JMP  done
 
 pack11:
 	MOVQ lds+112(FP), R14
@@ -3148,7 +3478,7 @@ packing11:
 	JMP          summed11
 
 tail11:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail11
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -3221,12 +3551,11 @@ storeTail11:
 	JMP     stored11
 
 panel12:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk12:
 	LEAQ         (DI)(R11*4), R8
@@ -3448,7 +3777,66 @@ arrived12:
 	MOVQ 56(SP), DX
 
 summed12:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first12
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+	VADDPS 1408(AX), Z22, Z22
+	VADDPS 1472(AX), Z23, Z23
+
+first12:
+	TESTQ   DX, DX
+	JZ      last12
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	VMOVUPS Z22, 1408(AX)
+	VMOVUPS Z23, 1472(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk12
+
+last12:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -3459,7 +3847,7 @@ summed12:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail12
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store12
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -3513,17 +3901,13 @@ store12:
 	VMOVUPS Z23, 64(R9)(R13*1)
 
 stored12:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk12
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel12
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel12
+	JMP  done
 
 pack12:
 	MOVQ lds+112(FP), R14
@@ -3581,7 +3965,7 @@ packing12:
 	JMP          summed12
 
 tail12:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail12
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -3660,12 +4044,11 @@ storeTail12:
 	JMP     stored12
 
 panel13:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk13:
 	LEAQ         (DI)(R11*4), R8
@@ -3898,7 +4281,70 @@ arrived13:
 	MOVQ 56(SP), DX
 
 summed13:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first13
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+	VADDPS 1408(AX), Z22, Z22
+	VADDPS 1472(AX), Z23, Z23
+	VADDPS 1536(AX), Z24, Z24
+	VADDPS 1600(AX), Z25, Z25
+
+first13:
+	TESTQ   DX, DX
+	JZ      last13
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	VMOVUPS Z22, 1408(AX)
+	VMOVUPS Z23, 1472(AX)
+	VMOVUPS Z24, 1536(AX)
+	VMOVUPS Z25, 1600(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk13
+
+last13:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -3909,7 +4355,7 @@ summed13:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail13
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store13
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -3967,17 +4413,13 @@ store13:
 	VMOVUPS Z25, 64(R9)(R13*2)
 
 stored13:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk13
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel13
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel13
+	JMP  done
 
 pack13:
 	MOVQ lds+112(FP), R14
@@ -4038,7 +4480,7 @@ packing13:
 	JMP          summed13
 
 tail13:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail13
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -4123,12 +4565,11 @@ storeTail13:
 	JMP     stored13
 
 panel14:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk14:
 	LEAQ         (DI)(R11*4), R8
@@ -4372,7 +4813,74 @@ arrived14:
 	MOVQ 56(SP), DX
 
 summed14:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first14
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+	VADDPS 1408(AX), Z22, Z22
+	VADDPS 1472(AX), Z23, Z23
+	VADDPS 1536(AX), Z24, Z24
+	VADDPS 1600(AX), Z25, Z25
+	VADDPS 1664(AX), Z26, Z26
+	VADDPS 1728(AX), Z27, Z27
+
+first14:
+	TESTQ   DX, DX
+	JZ      last14
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	VMOVUPS Z22, 1408(AX)
+	VMOVUPS Z23, 1472(AX)
+	VMOVUPS Z24, 1536(AX)
+	VMOVUPS Z25, 1600(AX)
+	VMOVUPS Z26, 1664(AX)
+	VMOVUPS Z27, 1728(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk14
+
+last14:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -4383,7 +4891,7 @@ summed14:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail14
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store14
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -4445,17 +4953,13 @@ store14:
 	VMOVUPS Z27, 64(R9)(R15*1)
 
 stored14:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk14
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel14
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel14
+	JMP  done
 
 pack14:
 	MOVQ lds+112(FP), R14
@@ -4519,7 +5023,7 @@ packing14:
 	JMP          summed14
 
 tail14:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail14
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -5711,7 +6215,7 @@ loop:
 
 // func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $104-128
+TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $96-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -5737,7 +6241,7 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $104-128
 	LEAQ  lanes<>+64(SB), R14
 	SHLQ  $0x02, CX
 	SUBQ  CX, R14
-	MOVQ  R14, 96(SP)
+	MOVQ  R14, 88(SP)
 	CMPQ  AX, $0x06
 	JEQ   panel6
 	CMPQ  AX, $0x05
@@ -5750,12 +6254,11 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $104-128
 	JEQ   panel2
 
 panel1:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk1:
 	VXORPS       Y0, Y0, Y0
@@ -5846,14 +6349,29 @@ arrived1:
 	MOVQ 56(SP), DX
 
 summed1:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first1
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+
+first1:
+	TESTQ   DX, DX
+	JZ      last1
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk1
+
+last1:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail1
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store1
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -5863,17 +6381,13 @@ store1:
 	VMOVUPS Y1, 32(DI)
 
 stored1:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk1
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel1
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel1
+	JMP  done
 
 pack1:
 	MOVQ lds+112(FP), R14
@@ -5896,10 +6410,10 @@ packing1:
 	JMP          summed1
 
 tail1:
-	MOVQ       96(SP), CX
+	MOVQ       88(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail1
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -5912,12 +6426,11 @@ storeTail1:
 	JMP        stored1
 
 panel2:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk2:
 	VXORPS       Y0, Y0, Y0
@@ -6019,14 +6532,33 @@ arrived2:
 	MOVQ 56(SP), DX
 
 summed2:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first2
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+
+first2:
+	TESTQ   DX, DX
+	JZ      last2
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk2
+
+last2:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail2
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store2
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6040,17 +6572,13 @@ store2:
 	VMOVUPS Y3, 32(DI)(R13*1)
 
 stored2:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk2
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel2
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel2
+	JMP  done
 
 pack2:
 	MOVQ lds+112(FP), R14
@@ -6076,10 +6604,10 @@ packing2:
 	JMP          summed2
 
 tail2:
-	MOVQ       96(SP), CX
+	MOVQ       88(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail2
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6098,12 +6626,11 @@ storeTail2:
 	JMP        stored2
 
 panel3:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk3:
 	VXORPS       Y0, Y0, Y0
@@ -6216,14 +6743,37 @@ arrived3:
 	MOVQ 56(SP), DX
 
 summed3:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first3
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+
+first3:
+	TESTQ   DX, DX
+	JZ      last3
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk3
+
+last3:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail3
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store3
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6241,17 +6791,13 @@ store3:
 	VMOVUPS Y5, 32(DI)(R13*2)
 
 stored3:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk3
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel3
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel3
+	JMP  done
 
 pack3:
 	MOVQ lds+112(FP), R14
@@ -6280,10 +6826,10 @@ packing3:
 	JMP          summed3
 
 tail3:
-	MOVQ       96(SP), CX
+	MOVQ       88(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail3
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6308,12 +6854,11 @@ storeTail3:
 	JMP        stored3
 
 panel4:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk4:
 	VXORPS       Y0, Y0, Y0
@@ -6437,14 +6982,41 @@ arrived4:
 	MOVQ 56(SP), DX
 
 summed4:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first4
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+	VADDPS 192(AX), Y6, Y6
+	VADDPS 224(AX), Y7, Y7
+
+first4:
+	TESTQ   DX, DX
+	JZ      last4
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	VMOVUPS Y6, 192(AX)
+	VMOVUPS Y7, 224(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk4
+
+last4:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail4
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store4
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6466,17 +7038,13 @@ store4:
 	VMOVUPS Y7, 32(DI)(R15*1)
 
 stored4:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk4
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel4
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel4
+	JMP  done
 
 pack4:
 	MOVQ lds+112(FP), R14
@@ -6508,10 +7076,10 @@ packing4:
 	JMP          summed4
 
 tail4:
-	MOVQ       96(SP), CX
+	MOVQ       88(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail4
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6542,12 +7110,11 @@ storeTail4:
 	JMP        stored4
 
 panel5:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk5:
 	VXORPS       Y0, Y0, Y0
@@ -6682,14 +7249,45 @@ arrived5:
 	MOVQ 56(SP), DX
 
 summed5:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first5
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+	VADDPS 192(AX), Y6, Y6
+	VADDPS 224(AX), Y7, Y7
+	VADDPS 256(AX), Y8, Y8
+	VADDPS 288(AX), Y9, Y9
+
+first5:
+	TESTQ   DX, DX
+	JZ      last5
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	VMOVUPS Y6, 192(AX)
+	VMOVUPS Y7, 224(AX)
+	VMOVUPS Y8, 256(AX)
+	VMOVUPS Y9, 288(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk5
+
+last5:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail5
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store5
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6715,17 +7313,13 @@ store5:
 	VMOVUPS Y9, 32(DI)(R13*4)
 
 stored5:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk5
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel5
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel5
+	JMP  done
 
 pack5:
 	MOVQ lds+112(FP), R14
@@ -6760,10 +7354,10 @@ packing5:
 	JMP          summed5
 
 tail5:
-	MOVQ       96(SP), CX
+	MOVQ       88(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail5
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6800,12 +7394,11 @@ storeTail5:
 	JMP        stored5
 
 panel6:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk6:
 	LEAQ         (DI)(R11*4), R8
@@ -6956,7 +7549,42 @@ arrived6:
 	MOVQ 56(SP), DX
 
 summed6:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first6
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+	VADDPS 192(AX), Y6, Y6
+	VADDPS 224(AX), Y7, Y7
+	VADDPS 256(AX), Y8, Y8
+	VADDPS 288(AX), Y9, Y9
+	VADDPS 320(AX), Y10, Y10
+	VADDPS 352(AX), Y11, Y11
+
+first6:
+	TESTQ   DX, DX
+	JZ      last6
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	VMOVUPS Y6, 192(AX)
+	VMOVUPS Y7, 224(AX)
+	VMOVUPS Y8, 256(AX)
+	VMOVUPS Y9, 288(AX)
+	VMOVUPS Y10, 320(AX)
+	VMOVUPS Y11, 352(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk6
+
+last6:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -6965,7 +7593,7 @@ summed6:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail6
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store6
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6995,17 +7623,13 @@ store6:
 	VMOVUPS Y11, 32(R8)
 
 stored6:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk6
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel6
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel6
+	JMP  done
 
 pack6:
 	MOVQ lds+112(FP), R14
@@ -7044,10 +7668,10 @@ packing6:
 	JMP          summed6
 
 tail6:
-	MOVQ       96(SP), CX
+	MOVQ       88(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail6
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0

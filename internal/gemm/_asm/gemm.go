@@ -16,6 +16,7 @@ const (
 	streamPart
 	streamStep
 	streamRows
+	streamSums
 )
 
 // gemm writes the kernel. Its body exists once for each number of rows: the
@@ -29,18 +30,18 @@ func gemm(v isa) {
 		fmt.Sprintf("\tfor i := range panels * rows { // rows ≤ %d", v.rows),
 		"\t\ta := a[i/rows*stepA+i%rows*lda:]",
 		fmt.Sprintf("\t\tfor j := range cols { // ≤ %d", cols),
-		"\t\t\tadd := add",
+		"\t\t\tvar sum float32",
 		"\t\t\tfor k0 := 0; k0 < k; k0 += chunk {",
 		"\t\t\t\tvar s float32",
 		"\t\t\t\tfor l := k0; l < min(k, k0+chunk); l++ {",
 		fmt.Sprintf("\t\t\t\t\ts = fma(a[l*ka], b[l*%d+j], s)", cols),
 		"\t\t\t\t}",
-		"\t\t\t\tif add {",
-		"\t\t\t\t\ts += c[i*ldc+j]",
-		"\t\t\t\t}",
-		"\t\t\t\tc[i*ldc+j] = s",
-		"\t\t\t\tadd = true",
+		"\t\t\t\tsum += s",
 		"\t\t\t}",
+		"\t\t\tif add {",
+		"\t\t\t\tsum += c[i*ldc+j]",
+		"\t\t\t}",
+		"\t\t\tc[i*ldc+j] = sum",
 		"\t\t}",
 		"\t}", "",
 		"Rows of b are whole. If src is not nil, it first packs B:", "",
@@ -59,13 +60,12 @@ func gemm(v isa) {
 		stepA        = AllocLocal(8)
 		stepC        = AllocLocal(8)
 		bytesC       = AllocLocal(8)
-		adds         = AllocLocal(8) // does the chunk add to C?
+		spilled      = AllocLocal(8) // are there sums of chunks before?
 		src          = AllocLocal(8) // not 0 in the first panel
 		saved        = AllocLocal(8)
 		pairs        = AllocLocal(8)
 		fresh        = AllocLocal(8)
 		step         = AllocLocal(8)
-		afterA       = AllocLocal(8)
 	)
 	if v.lanes == 8 { // Y12 to Y15: the masks need the first two
 		bj, ai = v.reg[12:14], v.reg[14:16]
@@ -116,8 +116,7 @@ func gemm(v isa) {
 
 		Label(l("panel"))
 		MOVQ(U32(1), fresh)
-		MOVBQZX(param("add"), RAX)
-		MOVQ(RAX, adds)
+		MOVQ(U32(0), spilled)
 		Load(Param("b"), b)
 		Load(Param("k"), left)
 		MOVQ(panelA, RDI)
@@ -216,21 +215,37 @@ func gemm(v isa) {
 		MOVQ(saved, left)
 
 		Label(l("summed"))
-		MOVQ(RDI, afterA)
+		spill := func(i, j int) Mem { return at(RAX, (2*i+j)*v.bytes()) }
+		Load(Param("next"), RAX)
+		MOVQ(at(RAX, streamSums), RAX)
+		CMPQ(spilled, Imm(0))
+		JEQ(ref("first"))
+		for i := range r {
+			for j := range 2 {
+				VADDPS(spill(i, j), acc(i, j), acc(i, j))
+			}
+		}
+		Label(l("first"))
+		TESTQ(left, left)
+		JZ(ref("last"))
+		for i := range r {
+			for j := range 2 {
+				VMOVUPS(acc(i, j), spill(i, j))
+			}
+		}
+		MOVQ(U32(1), spilled)
+		JMP(ref("chunk"))
+		Label(l("last"))
 		toC()
 		Load(Param("cols"), RCX)
 		CMPQ(RCX, U8(cols))
 		JNE(ref("tail"))
-		CMPQ(adds, Imm(0))
+		CMPB(param("add"), Imm(0))
 		JEQ(ref("store"))
 		each(func(m Mem, r VecPhysical, _ int) { VADDPS(m, r, r) })
 		Label(l("store"))
 		each(func(m Mem, r VecPhysical, _ int) { VMOVUPS(r, m) })
 		Label(l("stored"))
-		MOVQ(afterA, RDI)
-		MOVQ(U32(1), adds)
-		TESTQ(left, left)
-		JNZ(ref("chunk"))
 		MOVQ(U32(0), src)
 		ADDQ(stepC, c)
 		MOVQ(stepA, RAX)
@@ -257,7 +272,7 @@ func gemm(v isa) {
 
 		Label(l("tail"))
 		t.load(RCX)
-		CMPQ(adds, Imm(0))
+		CMPB(param("add"), Imm(0))
 		JEQ(ref("storeTail"))
 		each(func(m Mem, r VecPhysical, j int) {
 			t.read(m, j, ai[0])
