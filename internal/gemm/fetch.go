@@ -15,6 +15,7 @@ type stream struct {
 	rows  *int // the distances of the rows of C, in bytes, or nil
 
 	sums *float32 // where a kernel keeps those of a chunk
+	copy *float32 // where it packs a panel of A [k, rows], or nil; the kernel moves it on
 }
 
 // nothing is a stream that stands still: all that is read is in cache.
@@ -48,7 +49,7 @@ func (l *lines) lay(o operand, lanes, k int) {
 // begin has the block fetched that begins at lane and k, from pair at on, n of
 // them, while a kernel makes so many steps.
 func (l *lines) begin(o operand, lane, k, at, n, steps int) {
-	l.at, l.part, l.step = at, 0, 0
+	l.at, l.part, l.step, l.copy = at, 0, 0, nil
 	if i := lane*o.lane + k*o.step; i < len(o.data) {
 		l.base = uintptr(unsafe.Pointer(&o.data[i]))
 		l.step = ^uint(0) / uint(max(steps, n+1)) * uint(n)
@@ -99,7 +100,8 @@ func (f *ahead) nextB(p *Product, c, k0, steps int) *stream {
 }
 
 // nextPanel begins to fetch what the i-th panel of the block k0 of A, k deep,
-// is followed by; r0 is the first row of all, r the next one.
+// is followed by, while a kernel makes so many steps; r0 is the first row of
+// all, r the next one.
 func (f *ahead) nextPanel(p *Product, i, r0, r, k0, k, steps int) *stream {
 	if p.a.step == 1 {
 		f.panel.begin(p.a, r, k0, 0, f.panel.pairs(), steps)
@@ -107,7 +109,7 @@ func (f *ahead) nextPanel(p *Product, i, r0, r, k0, k, steps int) *stream {
 	}
 	// Pairs of lines are wider than a panel. The first pairs come with the
 	// first panels.
-	n := min(steps, ceil(k*p.kern.rows, 2*line))
+	n := ceil(k*p.kern.rows, 2*line)
 	at := k + i*n
 	f.panel.begin(p.a, r0+at/k*2*line, k0, at%k, min(n, k-at%k), steps)
 	return &f.panel.stream

@@ -28,7 +28,11 @@ package gemm
 //
 //	b[l*32+j] = src[l*lds+j]
 //
-// Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.
+// If next.copy is not nil, there is one panel of A, which it packs, too:
+//
+//	copy[l*rows+i] = a[i*lda+l*ka]
+//
+// Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //
 //go:noescape
 func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
@@ -90,7 +94,11 @@ func fmaAVX512(n int)
 //
 //	b[l*16+j] = src[l*lds+j]
 //
-// Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.
+// If next.copy is not nil, there is one panel of A, which it packs, too:
+//
+//	copy[l*rows+i] = a[i*lda+l*ka]
+//
+// Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //
 //go:noescape
 func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)

@@ -40,7 +40,7 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $128
 
 // func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $88-128
+TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $112-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -96,7 +96,7 @@ TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $88-128
 	JEQ   panel2
 
 panel1:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -109,8 +109,10 @@ chunk1:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack1
 	SHRQ         $0x01, CX
 	JCC          even1
@@ -126,39 +128,39 @@ even1:
 	TESTQ   CX, CX
 	JZ      summed1
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream1
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
 	MOVQ    $0x00000002, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k1
 
 stream1:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k1:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -176,17 +178,17 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived1
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived1
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived1:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream1
 	MOVQ 56(SP), DX
 
@@ -232,15 +234,34 @@ stored1:
 	JMP  done
 
 pack1:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy1
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing1:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -248,8 +269,63 @@ packing1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing1
-	MOVQ         AX, 48(SP)
-	JMP          summed1
+	JMP          packed1
+
+copy1:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying1
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying1:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	ADDQ         $+4, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying1
+
+packed1:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted1
+	TESTQ   R13, R13
+	JZ      noted1
+	MOVQ    R13, 56(AX)
+
+noted1:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked1
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked1:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed1
 
 tail1:
 	CMPB      add+96(FP), $0x00
@@ -265,7 +341,7 @@ storeTail1:
 	JMP     stored1
 
 panel2:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -280,8 +356,10 @@ chunk2:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack2
 	SHRQ         $0x01, CX
 	JCC          even2
@@ -300,39 +378,39 @@ even2:
 	TESTQ   CX, CX
 	JZ      summed2
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream2
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
 	MOVQ    $0x00000003, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k2
 
 stream2:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k2:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -356,17 +434,17 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived2
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived2
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived2:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream2
 	MOVQ 56(SP), DX
 
@@ -420,15 +498,34 @@ stored2:
 	JMP  done
 
 pack2:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy2
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing2:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -439,8 +536,67 @@ packing2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing2
-	MOVQ         AX, 48(SP)
-	JMP          summed2
+	JMP          packed2
+
+copy2:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying2
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying2:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	ADDQ         $+8, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying2
+
+packed2:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted2
+	TESTQ   R13, R13
+	JZ      noted2
+	MOVQ    R13, 56(AX)
+
+noted2:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked2
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked2:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed2
 
 tail2:
 	CMPB      add+96(FP), $0x00
@@ -462,7 +618,7 @@ storeTail2:
 	JMP     stored2
 
 panel3:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -479,8 +635,10 @@ chunk3:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack3
 	SHRQ         $0x01, CX
 	JCC          even3
@@ -502,39 +660,39 @@ even3:
 	TESTQ   CX, CX
 	JZ      summed3
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream3
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
 	MOVQ    $0x00000004, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k3
 
 stream3:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k3:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -564,17 +722,17 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived3
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived3
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived3:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream3
 	MOVQ 56(SP), DX
 
@@ -636,15 +794,34 @@ stored3:
 	JMP  done
 
 pack3:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy3
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing3:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -658,8 +835,71 @@ packing3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing3
-	MOVQ         AX, 48(SP)
-	JMP          summed3
+	JMP          packed3
+
+copy3:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying3
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying3:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	ADDQ         $+12, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying3
+
+packed3:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted3
+	TESTQ   R13, R13
+	JZ      noted3
+	MOVQ    R13, 56(AX)
+
+noted3:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked3
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked3:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed3
 
 tail3:
 	CMPB      add+96(FP), $0x00
@@ -687,7 +927,7 @@ storeTail3:
 	JMP     stored3
 
 panel4:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -706,8 +946,10 @@ chunk4:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack4
 	SHRQ         $0x01, CX
 	JCC          even4
@@ -732,39 +974,39 @@ even4:
 	TESTQ   CX, CX
 	JZ      summed4
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream4
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
 	MOVQ    $0x00000005, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k4
 
 stream4:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k4:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -800,17 +1042,17 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived4
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived4
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived4:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream4
 	MOVQ 56(SP), DX
 
@@ -880,15 +1122,34 @@ stored4:
 	JMP  done
 
 pack4:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy4
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing4:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -905,8 +1166,75 @@ packing4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing4
-	MOVQ         AX, 48(SP)
-	JMP          summed4
+	JMP          packed4
+
+copy4:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying4
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying4:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	ADDQ         $+16, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying4
+
+packed4:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted4
+	TESTQ   R13, R13
+	JZ      noted4
+	MOVQ    R13, 56(AX)
+
+noted4:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked4
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked4:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed4
 
 tail4:
 	CMPB      add+96(FP), $0x00
@@ -940,7 +1268,7 @@ storeTail4:
 	JMP     stored4
 
 panel5:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -961,8 +1289,10 @@ chunk5:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack5
 	SHRQ         $0x01, CX
 	JCC          even5
@@ -990,39 +1320,39 @@ even5:
 	TESTQ   CX, CX
 	JZ      summed5
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream5
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
 	MOVQ    $0x00000006, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k5
 
 stream5:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k5:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1064,17 +1394,17 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived5
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived5
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived5:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream5
 	MOVQ 56(SP), DX
 
@@ -1152,15 +1482,34 @@ stored5:
 	JMP  done
 
 pack5:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy5
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing5:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -1180,8 +1529,79 @@ packing5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing5
-	MOVQ         AX, 48(SP)
-	JMP          summed5
+	JMP          packed5
+
+copy5:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying5
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying5:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	ADDQ         $+20, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying5
+
+packed5:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted5
+	TESTQ   R13, R13
+	JZ      noted5
+	MOVQ    R13, 56(AX)
+
+noted5:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked5
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked5:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed5
 
 tail5:
 	CMPB      add+96(FP), $0x00
@@ -1221,7 +1641,7 @@ storeTail5:
 	JMP     stored5
 
 panel6:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -1246,8 +1666,10 @@ chunk6:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack6
 	SHRQ         $0x01, CX
 	JCC          even6
@@ -1279,39 +1701,39 @@ even6:
 	TESTQ   CX, CX
 	JZ      summed6
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream6
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
 	MOVQ    $0x00000007, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k6
 
 stream6:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k6:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1361,17 +1783,17 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived6
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived6
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived6:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream6
 	MOVQ 56(SP), DX
 
@@ -1459,15 +1881,34 @@ stored6:
 	JMP  done
 
 pack6:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy6
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing6:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -1491,8 +1932,84 @@ packing6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing6
-	MOVQ         AX, 48(SP)
-	JMP          summed6
+	JMP          packed6
+
+copy6:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying6
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying6:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	ADDQ         $+24, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying6
+
+packed6:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted6
+	TESTQ   R13, R13
+	JZ      noted6
+	MOVQ    R13, 56(AX)
+
+noted6:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked6
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked6:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed6
 
 tail6:
 	CMPB      add+96(FP), $0x00
@@ -1538,7 +2055,7 @@ storeTail6:
 	JMP     stored6
 
 panel7:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -1565,8 +2082,10 @@ chunk7:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack7
 	SHRQ         $0x01, CX
 	JCC          even7
@@ -1601,39 +2120,39 @@ even7:
 	TESTQ   CX, CX
 	JZ      summed7
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream7
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream7
 	MOVQ    $0x00000008, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k7
 
 stream7:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k7:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1689,17 +2208,17 @@ k7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k7
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived7
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived7
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived7:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream7
 	MOVQ 56(SP), DX
 
@@ -1795,15 +2314,34 @@ stored7:
 	JMP  done
 
 pack7:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy7
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing7:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -1830,8 +2368,88 @@ packing7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing7
-	MOVQ         AX, 48(SP)
-	JMP          summed7
+	JMP          packed7
+
+copy7:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying7
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying7:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	ADDQ         $+28, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying7
+
+packed7:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted7
+	TESTQ   R13, R13
+	JZ      noted7
+	MOVQ    R13, 56(AX)
+
+noted7:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked7
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked7:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed7
 
 tail7:
 	CMPB      add+96(FP), $0x00
@@ -1883,7 +2501,7 @@ storeTail7:
 	JMP     stored7
 
 panel8:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -1912,8 +2530,10 @@ chunk8:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack8
 	SHRQ         $0x01, CX
 	JCC          even8
@@ -1951,39 +2571,39 @@ even8:
 	TESTQ   CX, CX
 	JZ      summed8
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream8
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream8
 	MOVQ    $0x00000009, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k8
 
 stream8:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k8:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2045,17 +2665,17 @@ k8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k8
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived8
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived8
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived8:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream8
 	MOVQ 56(SP), DX
 
@@ -2159,15 +2779,34 @@ stored8:
 	JMP  done
 
 pack8:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy8
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing8:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -2197,8 +2836,92 @@ packing8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing8
-	MOVQ         AX, 48(SP)
-	JMP          summed8
+	JMP          packed8
+
+copy8:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying8
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying8:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	ADDQ         $+32, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying8
+
+packed8:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted8
+	TESTQ   R13, R13
+	JZ      noted8
+	MOVQ    R13, 56(AX)
+
+noted8:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked8
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked8:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed8
 
 tail8:
 	CMPB      add+96(FP), $0x00
@@ -2256,7 +2979,7 @@ storeTail8:
 	JMP     stored8
 
 panel9:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -2287,8 +3010,10 @@ chunk9:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack9
 	SHRQ         $0x01, CX
 	JCC          even9
@@ -2329,39 +3054,39 @@ even9:
 	TESTQ   CX, CX
 	JZ      summed9
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream9
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream9
 	MOVQ    $0x0000000a, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k9
 
 stream9:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k9:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2429,17 +3154,17 @@ k9:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k9
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived9
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived9
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived9:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream9
 	MOVQ 56(SP), DX
 
@@ -2551,15 +3276,34 @@ stored9:
 	JMP  done
 
 pack9:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy9
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing9:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -2592,8 +3336,96 @@ packing9:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing9
-	MOVQ         AX, 48(SP)
-	JMP          summed9
+	JMP          packed9
+
+copy9:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying9
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying9:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	ADDQ         $+36, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying9
+
+packed9:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted9
+	TESTQ   R13, R13
+	JZ      noted9
+	MOVQ    R13, 56(AX)
+
+noted9:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked9
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked9:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed9
 
 tail9:
 	CMPB      add+96(FP), $0x00
@@ -2657,7 +3489,7 @@ storeTail9:
 	JMP     stored9
 
 panel10:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -2690,8 +3522,10 @@ chunk10:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack10
 	SHRQ         $0x01, CX
 	JCC          even10
@@ -2735,39 +3569,39 @@ even10:
 	TESTQ   CX, CX
 	JZ      summed10
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream10
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream10
 	MOVQ    $0x0000000b, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k10
 
 stream10:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k10:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2841,17 +3675,17 @@ k10:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k10
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived10
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived10
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived10:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream10
 	MOVQ 56(SP), DX
 
@@ -2971,15 +3805,34 @@ stored10:
 	JMP  done
 
 pack10:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy10
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing10:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -3015,8 +3868,100 @@ packing10:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing10
-	MOVQ         AX, 48(SP)
-	JMP          summed10
+	JMP          packed10
+
+copy10:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying10
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying10:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	ADDQ         $+40, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying10
+
+packed10:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted10
+	TESTQ   R13, R13
+	JZ      noted10
+	MOVQ    R13, 56(AX)
+
+noted10:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked10
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked10:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed10
 
 tail10:
 	CMPB      add+96(FP), $0x00
@@ -3086,7 +4031,7 @@ storeTail10:
 	JMP     stored10
 
 panel11:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -3123,8 +4068,10 @@ chunk11:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack11
 	SHRQ         $0x01, CX
 	JCC          even11
@@ -3172,39 +4119,39 @@ even11:
 	TESTQ   CX, CX
 	JZ      summed11
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream11
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream11
 	MOVQ    $0x0000000c, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k11
 
 stream11:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k11:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -3286,17 +4233,17 @@ k11:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k11
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived11
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived11
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived11:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream11
 	MOVQ 56(SP), DX
 
@@ -3426,15 +4373,34 @@ stored11:
 	JMP  done
 
 pack11:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy11
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing11:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -3474,8 +4440,105 @@ packing11:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing11
-	MOVQ         AX, 48(SP)
-	JMP          summed11
+	JMP          packed11
+
+copy11:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying11
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying11:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	ADDQ         $+44, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying11
+
+packed11:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted11
+	TESTQ   R13, R13
+	JZ      noted11
+	MOVQ    R13, 56(AX)
+
+noted11:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked11
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked11:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed11
 
 tail11:
 	CMPB      add+96(FP), $0x00
@@ -3551,7 +4614,7 @@ storeTail11:
 	JMP     stored11
 
 panel12:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -3590,8 +4653,10 @@ chunk12:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack12
 	SHRQ         $0x01, CX
 	JCC          even12
@@ -3642,39 +4707,39 @@ even12:
 	TESTQ   CX, CX
 	JZ      summed12
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream12
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream12
 	MOVQ    $0x0000000d, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k12
 
 stream12:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k12:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -3762,17 +4827,17 @@ k12:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k12
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived12
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived12
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived12:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream12
 	MOVQ 56(SP), DX
 
@@ -3910,15 +4975,34 @@ stored12:
 	JMP  done
 
 pack12:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy12
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing12:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -3961,8 +5045,109 @@ packing12:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing12
-	MOVQ         AX, 48(SP)
-	JMP          summed12
+	JMP          packed12
+
+copy12:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying12
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying12:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	VBROADCASTSS (R9)(R11*1), Z29
+	VMOVSS       X29, 44(R13)
+	VFMADD231PS  Z30, Z29, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	ADDQ         $+48, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying12
+
+packed12:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted12
+	TESTQ   R13, R13
+	JZ      noted12
+	MOVQ    R13, 56(AX)
+
+noted12:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked12
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked12:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed12
 
 tail12:
 	CMPB      add+96(FP), $0x00
@@ -4044,7 +5229,7 @@ storeTail12:
 	JMP     stored12
 
 panel13:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -4085,8 +5270,10 @@ chunk13:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack13
 	SHRQ         $0x01, CX
 	JCC          even13
@@ -4140,39 +5327,39 @@ even13:
 	TESTQ   CX, CX
 	JZ      summed13
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream13
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream13
 	MOVQ    $0x0000000e, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k13
 
 stream13:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k13:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -4266,17 +5453,17 @@ k13:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k13
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived13
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived13
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived13:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream13
 	MOVQ 56(SP), DX
 
@@ -4422,15 +5609,34 @@ stored13:
 	JMP  done
 
 pack13:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy13
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing13:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -4476,8 +5682,113 @@ packing13:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing13
-	MOVQ         AX, 48(SP)
-	JMP          summed13
+	JMP          packed13
+
+copy13:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying13
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying13:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	VBROADCASTSS (R9)(R11*1), Z29
+	VMOVSS       X29, 44(R13)
+	VFMADD231PS  Z30, Z29, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	VBROADCASTSS (R9)(R11*2), Z28
+	VMOVSS       X28, 48(R13)
+	VFMADD231PS  Z30, Z28, Z24
+	VFMADD231PS  Z31, Z28, Z25
+	ADDQ         $+52, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying13
+
+packed13:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted13
+	TESTQ   R13, R13
+	JZ      noted13
+	MOVQ    R13, 56(AX)
+
+noted13:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked13
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked13:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed13
 
 tail13:
 	CMPB      add+96(FP), $0x00
@@ -4565,7 +5876,7 @@ storeTail13:
 	JMP     stored13
 
 panel14:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -4608,8 +5919,10 @@ chunk14:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack14
 	SHRQ         $0x01, CX
 	JCC          even14
@@ -4666,39 +5979,39 @@ even14:
 	TESTQ   CX, CX
 	JZ      summed14
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream14
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream14
 	MOVQ    $0x0000000f, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k14
 
 stream14:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k14:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -4798,17 +6111,17 @@ k14:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k14
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived14
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived14
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived14:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream14
 	MOVQ 56(SP), DX
 
@@ -4962,15 +6275,34 @@ stored14:
 	JMP  done
 
 pack14:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy14
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing14:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -5019,8 +6351,117 @@ packing14:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing14
-	MOVQ         AX, 48(SP)
-	JMP          summed14
+	JMP          packed14
+
+copy14:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying14
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying14:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	VBROADCASTSS (R9)(R11*1), Z29
+	VMOVSS       X29, 44(R13)
+	VFMADD231PS  Z30, Z29, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	VBROADCASTSS (R9)(R11*2), Z28
+	VMOVSS       X28, 48(R13)
+	VFMADD231PS  Z30, Z28, Z24
+	VFMADD231PS  Z31, Z28, Z25
+	VBROADCASTSS (R9)(R12*1), Z29
+	VMOVSS       X29, 52(R13)
+	VFMADD231PS  Z30, Z29, Z26
+	VFMADD231PS  Z31, Z29, Z27
+	ADDQ         $+56, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying14
+
+packed14:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted14
+	TESTQ   R13, R13
+	JZ      noted14
+	MOVQ    R13, 56(AX)
+
+noted14:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked14
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked14:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed14
 
 tail14:
 	CMPB      add+96(FP), $0x00
@@ -6215,7 +7656,7 @@ loop:
 
 // func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $96-128
+TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $120-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -6241,7 +7682,7 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $96-128
 	LEAQ  lanes<>+64(SB), R14
 	SHLQ  $0x02, CX
 	SUBQ  CX, R14
-	MOVQ  R14, 88(SP)
+	MOVQ  R14, 112(SP)
 	CMPQ  AX, $0x06
 	JEQ   panel6
 	CMPQ  AX, $0x05
@@ -6254,7 +7695,7 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $96-128
 	JEQ   panel2
 
 panel1:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -6267,8 +7708,10 @@ chunk1:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack1
 	SHRQ         $0x01, CX
 	JCC          even1
@@ -6284,39 +7727,39 @@ even1:
 	TESTQ   CX, CX
 	JZ      summed1
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream1
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
 	MOVQ    $0x00000002, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k1
 
 stream1:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k1:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6334,17 +7777,17 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived1
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived1
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived1:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream1
 	MOVQ 56(SP), DX
 
@@ -6390,15 +7833,34 @@ stored1:
 	JMP  done
 
 pack1:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy1
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing1:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6406,11 +7868,66 @@ packing1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing1
-	MOVQ         AX, 48(SP)
-	JMP          summed1
+	JMP          packed1
+
+copy1:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying1
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying1:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	ADDQ         $+4, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying1
+
+packed1:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted1
+	TESTQ   R13, R13
+	JZ      noted1
+	MOVQ    R13, 56(AX)
+
+noted1:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked1
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked1:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed1
 
 tail1:
-	MOVQ       88(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -6426,7 +7943,7 @@ storeTail1:
 	JMP        stored1
 
 panel2:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -6441,8 +7958,10 @@ chunk2:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack2
 	SHRQ         $0x01, CX
 	JCC          even2
@@ -6461,39 +7980,39 @@ even2:
 	TESTQ   CX, CX
 	JZ      summed2
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream2
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
 	MOVQ    $0x00000003, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k2
 
 stream2:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k2:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6517,17 +8036,17 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived2
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived2
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived2:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream2
 	MOVQ 56(SP), DX
 
@@ -6581,15 +8100,34 @@ stored2:
 	JMP  done
 
 pack2:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy2
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing2:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6600,11 +8138,70 @@ packing2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing2
-	MOVQ         AX, 48(SP)
-	JMP          summed2
+	JMP          packed2
+
+copy2:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying2
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying2:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	ADDQ         $+8, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying2
+
+packed2:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted2
+	TESTQ   R13, R13
+	JZ      noted2
+	MOVQ    R13, 56(AX)
+
+noted2:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked2
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked2:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed2
 
 tail2:
-	MOVQ       88(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -6626,7 +8223,7 @@ storeTail2:
 	JMP        stored2
 
 panel3:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -6643,8 +8240,10 @@ chunk3:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack3
 	SHRQ         $0x01, CX
 	JCC          even3
@@ -6666,39 +8265,39 @@ even3:
 	TESTQ   CX, CX
 	JZ      summed3
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream3
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
 	MOVQ    $0x00000004, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k3
 
 stream3:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k3:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6728,17 +8327,17 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived3
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived3
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived3:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream3
 	MOVQ 56(SP), DX
 
@@ -6800,15 +8399,34 @@ stored3:
 	JMP  done
 
 pack3:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy3
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing3:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6822,11 +8440,74 @@ packing3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing3
-	MOVQ         AX, 48(SP)
-	JMP          summed3
+	JMP          packed3
+
+copy3:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying3
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying3:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	ADDQ         $+12, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying3
+
+packed3:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted3
+	TESTQ   R13, R13
+	JZ      noted3
+	MOVQ    R13, 56(AX)
+
+noted3:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked3
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked3:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed3
 
 tail3:
-	MOVQ       88(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -6854,7 +8535,7 @@ storeTail3:
 	JMP        stored3
 
 panel4:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -6873,8 +8554,10 @@ chunk4:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack4
 	SHRQ         $0x01, CX
 	JCC          even4
@@ -6899,39 +8582,39 @@ even4:
 	TESTQ   CX, CX
 	JZ      summed4
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream4
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
 	MOVQ    $0x00000005, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k4
 
 stream4:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k4:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6967,17 +8650,17 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived4
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived4
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived4:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream4
 	MOVQ 56(SP), DX
 
@@ -7047,15 +8730,34 @@ stored4:
 	JMP  done
 
 pack4:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy4
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing4:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -7072,11 +8774,78 @@ packing4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing4
-	MOVQ         AX, 48(SP)
-	JMP          summed4
+	JMP          packed4
+
+copy4:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying4
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying4:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VMOVSS       X15, 12(R13)
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	ADDQ         $+16, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying4
+
+packed4:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted4
+	TESTQ   R13, R13
+	JZ      noted4
+	MOVQ    R13, 56(AX)
+
+noted4:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked4
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked4:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed4
 
 tail4:
-	MOVQ       88(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -7110,7 +8879,7 @@ storeTail4:
 	JMP        stored4
 
 panel5:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -7131,8 +8900,10 @@ chunk5:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack5
 	SHRQ         $0x01, CX
 	JCC          even5
@@ -7160,39 +8931,39 @@ even5:
 	TESTQ   CX, CX
 	JZ      summed5
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream5
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
 	MOVQ    $0x00000006, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k5
 
 stream5:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k5:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -7234,17 +9005,17 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived5
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived5
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived5:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream5
 	MOVQ 56(SP), DX
 
@@ -7322,15 +9093,34 @@ stored5:
 	JMP  done
 
 pack5:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy5
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing5:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -7350,11 +9140,82 @@ packing5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing5
-	MOVQ         AX, 48(SP)
-	JMP          summed5
+	JMP          packed5
+
+copy5:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying5
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying5:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VMOVSS       X15, 12(R13)
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (DI)(R11*4), Y14
+	VMOVSS       X14, 16(R13)
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	ADDQ         $+20, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying5
+
+packed5:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted5
+	TESTQ   R13, R13
+	JZ      noted5
+	MOVQ    R13, 56(AX)
+
+noted5:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked5
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked5:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed5
 
 tail5:
-	MOVQ       88(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -7394,7 +9255,7 @@ storeTail5:
 	JMP        stored5
 
 panel6:
-	MOVQ $0x00000001, 72(SP)
+	MOVQ $0x00000001, 96(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -7419,8 +9280,10 @@ chunk6:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack6
 	SHRQ         $0x01, CX
 	JCC          even6
@@ -7452,39 +9315,39 @@ even6:
 	TESTQ   CX, CX
 	JZ      summed6
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream6
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
 	MOVQ    $0x00000007, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $-1, 104(SP)
 	JMP     k6
 
 stream6:
-	MOVQ $0x00000000, 72(SP)
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k6:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -7534,17 +9397,17 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived6
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived6
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived6:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream6
 	MOVQ 56(SP), DX
 
@@ -7632,15 +9495,34 @@ stored6:
 	JMP  done
 
 pack6:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy6
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing6:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -7664,11 +9546,87 @@ packing6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing6
-	MOVQ         AX, 48(SP)
-	JMP          summed6
+	JMP          packed6
+
+copy6:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying6
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying6:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VMOVSS       X15, 12(R13)
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (DI)(R11*4), Y14
+	VMOVSS       X14, 16(R13)
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R8), Y15
+	VMOVSS       X15, 20(R13)
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         $+24, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying6
+
+packed6:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted6
+	TESTQ   R13, R13
+	JZ      noted6
+	MOVQ    R13, 56(AX)
+
+noted6:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked6
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked6:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed6
 
 tail6:
-	MOVQ       88(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
