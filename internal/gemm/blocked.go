@@ -102,9 +102,10 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 			if nextC >= c1 {
 				nextC, nextK = c0, k0+k
 			}
-			all := count * steps
+			free := max(steps-2*(q.rows+1), 1) // the others are for the rows of C
+			all := count * free
 			if src != nil {
-				all += k - steps
+				all += k - free
 			}
 			next := m.ahead.nextB(p, nextC, nextK, all)
 			for i, r := 0, r0; i < count; {

@@ -135,14 +135,15 @@ even1:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
-	MOVQ    $0x00000002, CX
+	MOVQ    $0x00000004, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k1
 
 stream1:
@@ -385,14 +386,15 @@ even2:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
-	MOVQ    $0x00000003, CX
+	MOVQ    $0x00000006, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k2
 
 stream2:
@@ -667,14 +669,15 @@ even3:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
-	MOVQ    $0x00000004, CX
+	MOVQ    $0x00000008, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k3
 
 stream3:
@@ -981,14 +984,15 @@ even4:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
-	MOVQ    $0x00000005, CX
+	MOVQ    $0x0000000a, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k4
 
 stream4:
@@ -1327,14 +1331,15 @@ even5:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
-	MOVQ    $0x00000006, CX
+	MOVQ    $0x0000000c, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k5
 
 stream5:
@@ -1708,14 +1713,15 @@ even6:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
-	MOVQ    $0x00000007, CX
+	MOVQ    $0x0000000e, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k6
 
 stream6:
@@ -2127,14 +2133,15 @@ even7:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream7
-	MOVQ    $0x00000008, CX
+	MOVQ    $0x00000010, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k7
 
 stream7:
@@ -2578,14 +2585,15 @@ even8:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream8
-	MOVQ    $0x00000009, CX
+	MOVQ    $0x00000012, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k8
 
 stream8:
@@ -3061,14 +3069,15 @@ even9:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream9
-	MOVQ    $0x0000000a, CX
+	MOVQ    $0x00000014, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k9
 
 stream9:
@@ -3576,14 +3585,15 @@ even10:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream10
-	MOVQ    $0x0000000b, CX
+	MOVQ    $0x00000016, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k10
 
 stream10:
@@ -4126,14 +4136,15 @@ even11:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream11
-	MOVQ    $0x0000000c, CX
+	MOVQ    $0x00000018, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k11
 
 stream11:
@@ -4714,14 +4725,15 @@ even12:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream12
-	MOVQ    $0x0000000d, CX
+	MOVQ    $0x0000001a, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k12
 
 stream12:
@@ -5334,14 +5346,15 @@ even13:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream13
-	MOVQ    $0x0000000e, CX
+	MOVQ    $0x0000001c, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k13
 
 stream13:
@@ -5986,14 +5999,15 @@ even14:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream14
-	MOVQ    $0x0000000f, CX
+	MOVQ    $0x0000001e, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k14
 
 stream14:
@@ -7734,14 +7748,15 @@ even1:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
-	MOVQ    $0x00000002, CX
+	MOVQ    $0x00000004, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k1
 
 stream1:
@@ -7987,14 +8002,15 @@ even2:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
-	MOVQ    $0x00000003, CX
+	MOVQ    $0x00000006, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k2
 
 stream2:
@@ -8272,14 +8288,15 @@ even3:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
-	MOVQ    $0x00000004, CX
+	MOVQ    $0x00000008, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k3
 
 stream3:
@@ -8589,14 +8606,15 @@ even4:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
-	MOVQ    $0x00000005, CX
+	MOVQ    $0x0000000a, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k4
 
 stream4:
@@ -8938,14 +8956,15 @@ even5:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
-	MOVQ    $0x00000006, CX
+	MOVQ    $0x0000000c, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k5
 
 stream5:
@@ -9322,14 +9341,15 @@ even6:
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
-	MOVQ    $0x00000007, CX
+	MOVQ    $0x0000000e, CX
 	CMPQ    CX, 88(SP)
 	CMOVQGT 88(SP), CX
 	SUBQ    CX, 88(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 104(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k6
 
 stream6:
