@@ -85,7 +85,7 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 	count := groups[0].n + groups[1].n
 	for k0 := 0; k0 < p.k; k0 += p.kb {
 		k := min(p.kb, p.k-k0)
-		steps := ceil(k, 2) // of a kernel, for each panel of A
+		steps := ceil(k, 2) // of a kernel, for each panel of A; k if it packs
 		for c := c0; c < c1; c += q.cols {
 			var src *float32
 			if p.b.step != 1 && c+q.cols <= c1 {
@@ -102,7 +102,12 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 			if nextC >= c1 {
 				nextC, nextK = c0, k0+k
 			}
-			next := m.ahead.nextB(p, nextC, nextK, count*steps)
+			free := max(steps-2*(q.rows+1), 1) // the others are for the rows of C
+			all := count * free
+			if src != nil {
+				all += k - free
+			}
+			next := m.ahead.nextB(p, nextC, nextK, all)
 			for i, r := 0, r0; i < count; {
 				h, n := groups[0].rows, groups[0].n-i
 				if n <= 0 {
@@ -110,11 +115,21 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 				}
 				if first {
 					n = 1
-					next = m.ahead.nextPanel(p, i, r0, r+h, k0, k, steps)
+					all := steps
+					if src != nil || p.a.step != 1 {
+						all = k
+					}
+					next = m.ahead.nextPanel(p, i, r0, r+h, k0, k, all)
 				}
 				a := p.panelA(m, r, r0, k0, k, h)
-				if first {
-					p.packA(a.data, r, k0, k, h)
+				switch {
+				case first && p.a.step == 1:
+					for j := range h {
+						copy(a.data[j*a.ld:][:k], p.a.data[(r+j)*p.a.lane+k0:])
+					}
+				case first: // the kernel packs
+					next.copy = &a.data[0]
+					a = panel{p.a.data[r+k0*p.a.step:], 1, p.a.step, h}
 				}
 				q.gemm(&p.c[r*p.ldc+c], &a.data[0], &m.b[0], p.ldc, a.ld, a.k, a.step, k, p.chunk, h, n, min(q.cols, c1-c),
 					p.add || k0 > 0, src, p.b.step, &next.base)
@@ -154,18 +169,6 @@ func (p *Product) panelA(m *block, r, r0, k0, k, h int) panel {
 		return panel{m.a[(r-r0)*ld:], ld, 1, h * ld}
 	default: // [k, h]
 		return panel{m.a[(r-r0)*k:], 1, h, h * k}
-	}
-}
-
-// packA makes the panel of rows r to r+h, k0 to k0+k, of A.
-func (p *Product) packA(to []float32, r, k0, k, h int) {
-	from := p.a.data[r*p.a.lane+k0*p.a.step:]
-	if p.a.step != 1 {
-		p.kern.copy(&to[0], &from[0], p.a.step, k, h, h, 1, 0)
-		return
-	}
-	for i := range h {
-		copy(to[i*(p.kb+line):][:k], from[i*p.a.lane:])
 	}
 }
 

@@ -12,13 +12,16 @@ type stream struct {
 	at    int  // in table
 	part  uint // of a pair, in 2⁻⁶⁴
 	step  uint
-	rows  *int // the distances of the rows of C, in bytes
+	rows  *int // the distances of the rows of C, in bytes, or nil
+
+	sums *float32 // where a kernel keeps those of a chunk
+	copy *float32 // where it packs a panel of A [k, rows], or nil; the kernel moves it on
 }
 
 // nothing is a stream that stands still: all that is read is in cache.
 var nothing = func() *stream {
-	table := new([maxRows + 2]int)
-	return &stream{uintptr(unsafe.Pointer(table)), &table[0], 0, 0, 0, &table[0]}
+	table := new(int)
+	return &stream{base: uintptr(unsafe.Pointer(table)), table: table}
 }()
 
 // lines is a block of an operand in pairs of cache lines.
@@ -40,13 +43,13 @@ func (l *lines) lay(o operand, lanes, k int) {
 		}
 	}
 	l.table = append(l.table, l.table[len(l.table)-1])
-	l.stream = stream{table: &l.table[0], rows: l.stream.rows}
+	l.stream.table = &l.table[0]
 }
 
 // begin has the block fetched that begins at lane and k, from pair at on, n of
 // them, while a kernel makes so many steps.
 func (l *lines) begin(o operand, lane, k, at, n, steps int) {
-	l.at, l.part, l.step = at, 0, 0
+	l.at, l.part, l.step, l.copy = at, 0, 0, nil
 	if i := lane*o.lane + k*o.step; i < len(o.data) {
 		l.base = uintptr(unsafe.Pointer(&o.data[i]))
 		l.step = ^uint(0) / uint(max(steps, n+1)) * uint(n)
@@ -58,7 +61,8 @@ func (l *lines) pairs() int { return len(l.table) - 1 }
 // ahead is what a tile has fetched: the next panel of B, and, while it takes a block of A panel by panel, its next panel.
 type ahead struct {
 	b, panel lines
-	rows     [maxRows + 1]int
+	rows     [maxRows + 1]int // the distances of the rows of C, in bytes
+	sums     [maxRows * maxCols]float32
 	of       layout
 }
 
@@ -84,7 +88,9 @@ func (f *ahead) plan(p *Product) {
 	for i := range f.rows {
 		f.rows[i] = 4 * i * p.ldc
 	}
-	f.b.rows, f.panel.rows = &f.rows[0], &f.rows[0]
+	for _, s := range []*stream{&f.b.stream, &f.panel.stream} {
+		s.rows, s.sums = &f.rows[0], &f.sums[0]
+	}
 }
 
 // nextB begins to fetch columns c of the block k0 of B.
@@ -94,7 +100,8 @@ func (f *ahead) nextB(p *Product, c, k0, steps int) *stream {
 }
 
 // nextPanel begins to fetch what the i-th panel of the block k0 of A, k deep,
-// is followed by; r0 is the first row of all, r the next one.
+// is followed by, while a kernel makes so many steps; r0 is the first row of
+// all, r the next one.
 func (f *ahead) nextPanel(p *Product, i, r0, r, k0, k, steps int) *stream {
 	if p.a.step == 1 {
 		f.panel.begin(p.a, r, k0, 0, f.panel.pairs(), steps)
@@ -102,7 +109,7 @@ func (f *ahead) nextPanel(p *Product, i, r0, r, k0, k, steps int) *stream {
 	}
 	// Pairs of lines are wider than a panel. The first pairs come with the
 	// first panels.
-	n := min(steps, ceil(k*p.kern.rows, 2*line))
+	n := ceil(k*p.kern.rows, 2*line)
 	at := k + i*n
 	f.panel.begin(p.a, r0+at/k*2*line, k0, at%k, min(n, k-at%k), steps)
 	return &f.panel.stream

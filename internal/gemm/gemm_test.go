@@ -105,6 +105,33 @@ func TestProducts(t *testing.T) {
 	})
 }
 
+// Products of all forms after each other in the same memory.
+func TestProductsShareMemory(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(13, 14))
+		var s Scratch
+		for range 4 {
+			for _, d := range [][3]int{{50, 70, 40}, {60, 40, 1024}, {33, 100, 90}, {200, 33, 2048}} {
+				for form, f := range forms {
+					m, n, k := d[0], d[1], d[2]
+					a, b := operand{random(rng, m*k), k, 1}, operand{random(rng, n*k), k, 1}
+					if !f.at {
+						a.lane, a.step = 1, m
+					}
+					if !f.bt {
+						b.lane, b.step = 1, n
+					}
+					c0 := random(rng, m*n)
+					c := append([]float32(nil), c0...)
+					p := q.product(c, a, b, m, n, k, form == 2, 1)
+					p.Run(&s, 0, p.Tiles())
+					compare(t, c, c0, n, a, b, m, n, k, form == 2)
+				}
+			}
+		}
+	})
+}
+
 func FuzzProducts(f *testing.F) {
 	f.Add(uint64(1), uint16(1), uint16(1), uint16(1), uint8(0))
 	f.Add(uint64(2), uint16(70), uint16(33), uint16(321), uint8(1))

@@ -9,18 +9,18 @@ package gemm
 //	for i := range panels * rows { // rows ≤ 14
 //		a := a[i/rows*stepA+i%rows*lda:]
 //		for j := range cols { // ≤ 32
-//			add := add
+//			var sum float32
 //			for k0 := 0; k0 < k; k0 += chunk {
 //				var s float32
 //				for l := k0; l < min(k, k0+chunk); l++ {
 //					s = fma(a[l*ka], b[l*32+j], s)
 //				}
-//				if add {
-//					s += c[i*ldc+j]
-//				}
-//				c[i*ldc+j] = s
-//				add = true
+//				sum += s
 //			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
 //		}
 //	}
 //
@@ -28,7 +28,11 @@ package gemm
 //
 //	b[l*32+j] = src[l*lds+j]
 //
-// Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.
+// If next.copy is not nil, there is one panel of A, which it packs, too:
+//
+//	copy[l*rows+i] = a[i*lda+l*ka]
+//
+// Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //
 //go:noescape
 func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
@@ -71,18 +75,18 @@ func fmaAVX512(n int)
 //	for i := range panels * rows { // rows ≤ 6
 //		a := a[i/rows*stepA+i%rows*lda:]
 //		for j := range cols { // ≤ 16
-//			add := add
+//			var sum float32
 //			for k0 := 0; k0 < k; k0 += chunk {
 //				var s float32
 //				for l := k0; l < min(k, k0+chunk); l++ {
 //					s = fma(a[l*ka], b[l*16+j], s)
 //				}
-//				if add {
-//					s += c[i*ldc+j]
-//				}
-//				c[i*ldc+j] = s
-//				add = true
+//				sum += s
 //			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
 //		}
 //	}
 //
@@ -90,7 +94,11 @@ func fmaAVX512(n int)
 //
 //	b[l*16+j] = src[l*lds+j]
 //
-// Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.
+// If next.copy is not nil, there is one panel of A, which it packs, too:
+//
+//	copy[l*rows+i] = a[i*lda+l*ka]
+//
+// Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //
 //go:noescape
 func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)

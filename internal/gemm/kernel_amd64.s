@@ -40,7 +40,7 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $128
 
 // func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $96-128
+TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $112-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -96,12 +96,11 @@ TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $96-128
 	JEQ   panel2
 
 panel1:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk1:
 	VPXORD       Z0, Z0, Z0
@@ -110,8 +109,10 @@ chunk1:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack1
 	SHRQ         $0x01, CX
 	JCC          even1
@@ -127,36 +128,40 @@ even1:
 	TESTQ   CX, CX
 	JZ      summed1
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream1
-	MOVQ    $0x00000002, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream1
+	MOVQ    $0x00000004, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k1
 
 stream1:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k1:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -174,29 +179,44 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived1
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived1
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived1:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream1
 	MOVQ 56(SP), DX
 
 summed1:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first1
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+
+first1:
+	TESTQ   DX, DX
+	JZ      last1
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk1
+
+last1:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail1
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store1
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -206,28 +226,43 @@ store1:
 	VMOVUPS Z1, 64(DI)
 
 stored1:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk1
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel1
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel1
+	JMP  done
 
 pack1:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy1
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing1:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -235,11 +270,66 @@ packing1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing1
-	MOVQ         AX, 48(SP)
-	JMP          summed1
+	JMP          packed1
+
+copy1:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying1
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying1:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	ADDQ         $+4, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying1
+
+packed1:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted1
+	TESTQ   R13, R13
+	JZ      noted1
+	MOVQ    R13, 56(AX)
+
+noted1:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked1
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked1:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed1
 
 tail1:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail1
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -252,12 +342,11 @@ storeTail1:
 	JMP     stored1
 
 panel2:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk2:
 	VPXORD       Z0, Z0, Z0
@@ -268,8 +357,10 @@ chunk2:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack2
 	SHRQ         $0x01, CX
 	JCC          even2
@@ -288,36 +379,40 @@ even2:
 	TESTQ   CX, CX
 	JZ      summed2
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream2
-	MOVQ    $0x00000003, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream2
+	MOVQ    $0x00000006, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k2
 
 stream2:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k2:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -341,29 +436,48 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived2
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived2
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived2:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream2
 	MOVQ 56(SP), DX
 
 summed2:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first2
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+
+first2:
+	TESTQ   DX, DX
+	JZ      last2
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk2
+
+last2:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail2
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store2
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -377,28 +491,43 @@ store2:
 	VMOVUPS Z3, 64(DI)(R13*1)
 
 stored2:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk2
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel2
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel2
+	JMP  done
 
 pack2:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy2
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing2:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -409,11 +538,70 @@ packing2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing2
-	MOVQ         AX, 48(SP)
-	JMP          summed2
+	JMP          packed2
+
+copy2:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying2
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying2:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	ADDQ         $+8, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying2
+
+packed2:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted2
+	TESTQ   R13, R13
+	JZ      noted2
+	MOVQ    R13, 56(AX)
+
+noted2:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked2
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked2:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed2
 
 tail2:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail2
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -432,12 +620,11 @@ storeTail2:
 	JMP     stored2
 
 panel3:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk3:
 	VPXORD       Z0, Z0, Z0
@@ -450,8 +637,10 @@ chunk3:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack3
 	SHRQ         $0x01, CX
 	JCC          even3
@@ -473,36 +662,40 @@ even3:
 	TESTQ   CX, CX
 	JZ      summed3
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream3
-	MOVQ    $0x00000004, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream3
+	MOVQ    $0x00000008, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k3
 
 stream3:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k3:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -532,29 +725,52 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived3
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived3
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived3:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream3
 	MOVQ 56(SP), DX
 
 summed3:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first3
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+
+first3:
+	TESTQ   DX, DX
+	JZ      last3
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk3
+
+last3:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail3
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store3
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -572,28 +788,43 @@ store3:
 	VMOVUPS Z5, 64(DI)(R13*2)
 
 stored3:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk3
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel3
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel3
+	JMP  done
 
 pack3:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy3
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing3:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -607,11 +838,74 @@ packing3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing3
-	MOVQ         AX, 48(SP)
-	JMP          summed3
+	JMP          packed3
+
+copy3:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying3
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying3:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	ADDQ         $+12, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying3
+
+packed3:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted3
+	TESTQ   R13, R13
+	JZ      noted3
+	MOVQ    R13, 56(AX)
+
+noted3:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked3
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked3:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed3
 
 tail3:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail3
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -636,12 +930,11 @@ storeTail3:
 	JMP     stored3
 
 panel4:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk4:
 	VPXORD       Z0, Z0, Z0
@@ -656,8 +949,10 @@ chunk4:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack4
 	SHRQ         $0x01, CX
 	JCC          even4
@@ -682,36 +977,40 @@ even4:
 	TESTQ   CX, CX
 	JZ      summed4
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream4
-	MOVQ    $0x00000005, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream4
+	MOVQ    $0x0000000a, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k4
 
 stream4:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k4:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -747,29 +1046,56 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived4
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived4
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived4:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream4
 	MOVQ 56(SP), DX
 
 summed4:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first4
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+
+first4:
+	TESTQ   DX, DX
+	JZ      last4
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk4
+
+last4:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail4
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store4
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -791,28 +1117,43 @@ store4:
 	VMOVUPS Z7, 64(DI)(R15*1)
 
 stored4:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk4
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel4
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel4
+	JMP  done
 
 pack4:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy4
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing4:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -829,11 +1170,78 @@ packing4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing4
-	MOVQ         AX, 48(SP)
-	JMP          summed4
+	JMP          packed4
+
+copy4:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying4
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying4:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	ADDQ         $+16, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying4
+
+packed4:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted4
+	TESTQ   R13, R13
+	JZ      noted4
+	MOVQ    R13, 56(AX)
+
+noted4:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked4
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked4:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed4
 
 tail4:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail4
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -864,12 +1272,11 @@ storeTail4:
 	JMP     stored4
 
 panel5:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk5:
 	VPXORD       Z0, Z0, Z0
@@ -886,8 +1293,10 @@ chunk5:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack5
 	SHRQ         $0x01, CX
 	JCC          even5
@@ -915,36 +1324,40 @@ even5:
 	TESTQ   CX, CX
 	JZ      summed5
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream5
-	MOVQ    $0x00000006, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream5
+	MOVQ    $0x0000000c, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k5
 
 stream5:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k5:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -986,29 +1399,60 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived5
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived5
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived5:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream5
 	MOVQ 56(SP), DX
 
 summed5:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first5
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+
+first5:
+	TESTQ   DX, DX
+	JZ      last5
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk5
+
+last5:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail5
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store5
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1034,28 +1478,43 @@ store5:
 	VMOVUPS Z9, 64(DI)(R13*4)
 
 stored5:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk5
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel5
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel5
+	JMP  done
 
 pack5:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy5
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing5:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -1075,11 +1534,82 @@ packing5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing5
-	MOVQ         AX, 48(SP)
-	JMP          summed5
+	JMP          packed5
+
+copy5:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying5
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying5:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	ADDQ         $+20, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying5
+
+packed5:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted5
+	TESTQ   R13, R13
+	JZ      noted5
+	MOVQ    R13, 56(AX)
+
+noted5:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked5
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked5:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed5
 
 tail5:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail5
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -1116,12 +1646,11 @@ storeTail5:
 	JMP     stored5
 
 panel6:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk6:
 	LEAQ         (DI)(R11*4), R8
@@ -1142,8 +1671,10 @@ chunk6:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack6
 	SHRQ         $0x01, CX
 	JCC          even6
@@ -1175,36 +1706,40 @@ even6:
 	TESTQ   CX, CX
 	JZ      summed6
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream6
-	MOVQ    $0x00000007, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream6
+	MOVQ    $0x0000000e, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k6
 
 stream6:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k6:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1254,22 +1789,57 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived6
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived6
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived6:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream6
 	MOVQ 56(SP), DX
 
 summed6:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first6
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+
+first6:
+	TESTQ   DX, DX
+	JZ      last6
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk6
+
+last6:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -1278,7 +1848,7 @@ summed6:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail6
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store6
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1308,28 +1878,43 @@ store6:
 	VMOVUPS Z11, 64(R8)
 
 stored6:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk6
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel6
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel6
+	JMP  done
 
 pack6:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy6
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing6:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -1353,11 +1938,87 @@ packing6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing6
-	MOVQ         AX, 48(SP)
-	JMP          summed6
+	JMP          packed6
+
+copy6:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying6
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying6:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	ADDQ         $+24, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying6
+
+packed6:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted6
+	TESTQ   R13, R13
+	JZ      noted6
+	MOVQ    R13, 56(AX)
+
+noted6:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked6
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked6:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed6
 
 tail6:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail6
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -1400,12 +2061,11 @@ storeTail6:
 	JMP     stored6
 
 panel7:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk7:
 	LEAQ         (DI)(R11*4), R8
@@ -1428,8 +2088,10 @@ chunk7:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack7
 	SHRQ         $0x01, CX
 	JCC          even7
@@ -1464,36 +2126,40 @@ even7:
 	TESTQ   CX, CX
 	JZ      summed7
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream7
-	MOVQ    $0x00000008, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream7
+	MOVQ    $0x00000010, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k7
 
 stream7:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k7:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1549,22 +2215,61 @@ k7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k7
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived7
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived7
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived7:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream7
 	MOVQ 56(SP), DX
 
 summed7:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first7
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+
+first7:
+	TESTQ   DX, DX
+	JZ      last7
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk7
+
+last7:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -1573,7 +2278,7 @@ summed7:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail7
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store7
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1607,28 +2312,43 @@ store7:
 	VMOVUPS Z13, 64(R8)(R13*1)
 
 stored7:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk7
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel7
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel7
+	JMP  done
 
 pack7:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy7
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing7:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -1655,11 +2375,91 @@ packing7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing7
-	MOVQ         AX, 48(SP)
-	JMP          summed7
+	JMP          packed7
+
+copy7:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying7
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying7:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	ADDQ         $+28, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying7
+
+packed7:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted7
+	TESTQ   R13, R13
+	JZ      noted7
+	MOVQ    R13, 56(AX)
+
+noted7:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked7
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked7:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed7
 
 tail7:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail7
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -1708,12 +2508,11 @@ storeTail7:
 	JMP     stored7
 
 panel8:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk8:
 	LEAQ         (DI)(R11*4), R8
@@ -1738,8 +2537,10 @@ chunk8:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack8
 	SHRQ         $0x01, CX
 	JCC          even8
@@ -1777,36 +2578,40 @@ even8:
 	TESTQ   CX, CX
 	JZ      summed8
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream8
-	MOVQ    $0x00000009, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream8
+	MOVQ    $0x00000012, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k8
 
 stream8:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k8:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1868,22 +2673,65 @@ k8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k8
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived8
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived8
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived8:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream8
 	MOVQ 56(SP), DX
 
 summed8:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first8
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+
+first8:
+	TESTQ   DX, DX
+	JZ      last8
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk8
+
+last8:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -1892,7 +2740,7 @@ summed8:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail8
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store8
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -1930,28 +2778,43 @@ store8:
 	VMOVUPS Z15, 64(R8)(R13*2)
 
 stored8:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk8
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel8
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel8
+	JMP  done
 
 pack8:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy8
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing8:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -1981,11 +2844,95 @@ packing8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing8
-	MOVQ         AX, 48(SP)
-	JMP          summed8
+	JMP          packed8
+
+copy8:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying8
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying8:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	ADDQ         $+32, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying8
+
+packed8:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted8
+	TESTQ   R13, R13
+	JZ      noted8
+	MOVQ    R13, 56(AX)
+
+noted8:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked8
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked8:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed8
 
 tail8:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail8
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -2040,12 +2987,11 @@ storeTail8:
 	JMP     stored8
 
 panel9:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk9:
 	LEAQ         (DI)(R11*4), R8
@@ -2072,8 +3018,10 @@ chunk9:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack9
 	SHRQ         $0x01, CX
 	JCC          even9
@@ -2114,36 +3062,40 @@ even9:
 	TESTQ   CX, CX
 	JZ      summed9
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream9
-	MOVQ    $0x0000000a, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream9
+	MOVQ    $0x00000014, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k9
 
 stream9:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k9:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2211,22 +3163,69 @@ k9:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k9
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived9
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived9
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived9:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream9
 	MOVQ 56(SP), DX
 
 summed9:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first9
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+
+first9:
+	TESTQ   DX, DX
+	JZ      last9
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk9
+
+last9:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -2235,7 +3234,7 @@ summed9:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail9
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store9
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -2277,28 +3276,43 @@ store9:
 	VMOVUPS Z17, 64(R8)(R15*1)
 
 stored9:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk9
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel9
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel9
+	JMP  done
 
 pack9:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy9
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing9:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -2331,11 +3345,99 @@ packing9:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing9
-	MOVQ         AX, 48(SP)
-	JMP          summed9
+	JMP          packed9
+
+copy9:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying9
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying9:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	ADDQ         $+36, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying9
+
+packed9:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted9
+	TESTQ   R13, R13
+	JZ      noted9
+	MOVQ    R13, 56(AX)
+
+noted9:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked9
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked9:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed9
 
 tail9:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail9
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -2396,12 +3498,11 @@ storeTail9:
 	JMP     stored9
 
 panel10:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk10:
 	LEAQ         (DI)(R11*4), R8
@@ -2430,8 +3531,10 @@ chunk10:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack10
 	SHRQ         $0x01, CX
 	JCC          even10
@@ -2475,36 +3578,40 @@ even10:
 	TESTQ   CX, CX
 	JZ      summed10
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream10
-	MOVQ    $0x0000000b, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream10
+	MOVQ    $0x00000016, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k10
 
 stream10:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k10:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2578,22 +3685,73 @@ k10:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k10
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived10
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived10
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived10:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream10
 	MOVQ 56(SP), DX
 
 summed10:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first10
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+
+first10:
+	TESTQ   DX, DX
+	JZ      last10
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk10
+
+last10:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -2602,7 +3760,7 @@ summed10:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail10
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store10
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -2648,28 +3806,43 @@ store10:
 	VMOVUPS Z19, 64(R8)(R13*4)
 
 stored10:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk10
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel10
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel10
+	JMP  done
 
 pack10:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy10
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing10:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -2705,11 +3878,103 @@ packing10:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing10
-	MOVQ         AX, 48(SP)
-	JMP          summed10
+	JMP          packed10
+
+copy10:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying10
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying10:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	ADDQ         $+40, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying10
+
+packed10:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted10
+	TESTQ   R13, R13
+	JZ      noted10
+	MOVQ    R13, 56(AX)
+
+noted10:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked10
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked10:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed10
 
 tail10:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail10
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -2776,12 +4041,11 @@ storeTail10:
 	JMP     stored10
 
 panel11:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk11:
 	LEAQ         (DI)(R11*4), R8
@@ -2814,8 +4078,10 @@ chunk11:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack11
 	SHRQ         $0x01, CX
 	JCC          even11
@@ -2863,36 +4129,40 @@ even11:
 	TESTQ   CX, CX
 	JZ      summed11
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream11
-	MOVQ    $0x0000000c, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream11
+	MOVQ    $0x00000018, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k11
 
 stream11:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k11:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2974,22 +4244,77 @@ k11:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k11
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived11
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived11
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived11:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream11
 	MOVQ 56(SP), DX
 
 summed11:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first11
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+
+first11:
+	TESTQ   DX, DX
+	JZ      last11
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk11
+
+last11:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -3000,7 +4325,7 @@ summed11:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail11
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store11
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -3050,28 +4375,43 @@ store11:
 	VMOVUPS Z21, 64(R9)
 
 stored11:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk11
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel11
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel11
+	JMP  done
 
 pack11:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy11
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing11:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -3111,11 +4451,108 @@ packing11:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing11
-	MOVQ         AX, 48(SP)
-	JMP          summed11
+	JMP          packed11
+
+copy11:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying11
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying11:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	ADDQ         $+44, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying11
+
+packed11:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted11
+	TESTQ   R13, R13
+	JZ      noted11
+	MOVQ    R13, 56(AX)
+
+noted11:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked11
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked11:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed11
 
 tail11:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail11
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -3188,12 +4625,11 @@ storeTail11:
 	JMP     stored11
 
 panel12:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk12:
 	LEAQ         (DI)(R11*4), R8
@@ -3228,8 +4664,10 @@ chunk12:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack12
 	SHRQ         $0x01, CX
 	JCC          even12
@@ -3280,36 +4718,40 @@ even12:
 	TESTQ   CX, CX
 	JZ      summed12
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream12
-	MOVQ    $0x0000000d, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream12
+	MOVQ    $0x0000001a, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k12
 
 stream12:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k12:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -3397,22 +4839,81 @@ k12:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k12
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived12
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived12
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived12:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream12
 	MOVQ 56(SP), DX
 
 summed12:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first12
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+	VADDPS 1408(AX), Z22, Z22
+	VADDPS 1472(AX), Z23, Z23
+
+first12:
+	TESTQ   DX, DX
+	JZ      last12
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	VMOVUPS Z22, 1408(AX)
+	VMOVUPS Z23, 1472(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk12
+
+last12:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -3423,7 +4924,7 @@ summed12:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail12
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store12
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -3477,28 +4978,43 @@ store12:
 	VMOVUPS Z23, 64(R9)(R13*1)
 
 stored12:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk12
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel12
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel12
+	JMP  done
 
 pack12:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy12
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing12:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -3541,11 +5057,112 @@ packing12:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing12
-	MOVQ         AX, 48(SP)
-	JMP          summed12
+	JMP          packed12
+
+copy12:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying12
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying12:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	VBROADCASTSS (R9)(R11*1), Z29
+	VMOVSS       X29, 44(R13)
+	VFMADD231PS  Z30, Z29, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	ADDQ         $+48, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying12
+
+packed12:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted12
+	TESTQ   R13, R13
+	JZ      noted12
+	MOVQ    R13, 56(AX)
+
+noted12:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked12
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked12:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed12
 
 tail12:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail12
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -3624,12 +5241,11 @@ storeTail12:
 	JMP     stored12
 
 panel13:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk13:
 	LEAQ         (DI)(R11*4), R8
@@ -3666,8 +5282,10 @@ chunk13:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack13
 	SHRQ         $0x01, CX
 	JCC          even13
@@ -3721,36 +5339,40 @@ even13:
 	TESTQ   CX, CX
 	JZ      summed13
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream13
-	MOVQ    $0x0000000e, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream13
+	MOVQ    $0x0000001c, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k13
 
 stream13:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k13:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -3844,22 +5466,85 @@ k13:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k13
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived13
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived13
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived13:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream13
 	MOVQ 56(SP), DX
 
 summed13:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first13
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+	VADDPS 1408(AX), Z22, Z22
+	VADDPS 1472(AX), Z23, Z23
+	VADDPS 1536(AX), Z24, Z24
+	VADDPS 1600(AX), Z25, Z25
+
+first13:
+	TESTQ   DX, DX
+	JZ      last13
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	VMOVUPS Z22, 1408(AX)
+	VMOVUPS Z23, 1472(AX)
+	VMOVUPS Z24, 1536(AX)
+	VMOVUPS Z25, 1600(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk13
+
+last13:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -3870,7 +5555,7 @@ summed13:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail13
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store13
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -3928,28 +5613,43 @@ store13:
 	VMOVUPS Z25, 64(R9)(R13*2)
 
 stored13:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk13
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel13
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel13
+	JMP  done
 
 pack13:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy13
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing13:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -3995,11 +5695,116 @@ packing13:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing13
-	MOVQ         AX, 48(SP)
-	JMP          summed13
+	JMP          packed13
+
+copy13:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying13
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying13:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	VBROADCASTSS (R9)(R11*1), Z29
+	VMOVSS       X29, 44(R13)
+	VFMADD231PS  Z30, Z29, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	VBROADCASTSS (R9)(R11*2), Z28
+	VMOVSS       X28, 48(R13)
+	VFMADD231PS  Z30, Z28, Z24
+	VFMADD231PS  Z31, Z28, Z25
+	ADDQ         $+52, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying13
+
+packed13:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted13
+	TESTQ   R13, R13
+	JZ      noted13
+	MOVQ    R13, 56(AX)
+
+noted13:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked13
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked13:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed13
 
 tail13:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail13
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -4084,12 +5889,11 @@ storeTail13:
 	JMP     stored13
 
 panel14:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk14:
 	LEAQ         (DI)(R11*4), R8
@@ -4128,8 +5932,10 @@ chunk14:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack14
 	SHRQ         $0x01, CX
 	JCC          even14
@@ -4186,36 +5992,40 @@ even14:
 	TESTQ   CX, CX
 	JZ      summed14
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream14
-	MOVQ    $0x0000000f, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream14
+	MOVQ    $0x0000001e, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k14
 
 stream14:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k14:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -4315,22 +6125,89 @@ k14:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k14
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived14
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived14
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived14:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream14
 	MOVQ 56(SP), DX
 
 summed14:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first14
+	VADDPS (AX), Z0, Z0
+	VADDPS 64(AX), Z1, Z1
+	VADDPS 128(AX), Z2, Z2
+	VADDPS 192(AX), Z3, Z3
+	VADDPS 256(AX), Z4, Z4
+	VADDPS 320(AX), Z5, Z5
+	VADDPS 384(AX), Z6, Z6
+	VADDPS 448(AX), Z7, Z7
+	VADDPS 512(AX), Z8, Z8
+	VADDPS 576(AX), Z9, Z9
+	VADDPS 640(AX), Z10, Z10
+	VADDPS 704(AX), Z11, Z11
+	VADDPS 768(AX), Z12, Z12
+	VADDPS 832(AX), Z13, Z13
+	VADDPS 896(AX), Z14, Z14
+	VADDPS 960(AX), Z15, Z15
+	VADDPS 1024(AX), Z16, Z16
+	VADDPS 1088(AX), Z17, Z17
+	VADDPS 1152(AX), Z18, Z18
+	VADDPS 1216(AX), Z19, Z19
+	VADDPS 1280(AX), Z20, Z20
+	VADDPS 1344(AX), Z21, Z21
+	VADDPS 1408(AX), Z22, Z22
+	VADDPS 1472(AX), Z23, Z23
+	VADDPS 1536(AX), Z24, Z24
+	VADDPS 1600(AX), Z25, Z25
+	VADDPS 1664(AX), Z26, Z26
+	VADDPS 1728(AX), Z27, Z27
+
+first14:
+	TESTQ   DX, DX
+	JZ      last14
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z2, 128(AX)
+	VMOVUPS Z3, 192(AX)
+	VMOVUPS Z4, 256(AX)
+	VMOVUPS Z5, 320(AX)
+	VMOVUPS Z6, 384(AX)
+	VMOVUPS Z7, 448(AX)
+	VMOVUPS Z8, 512(AX)
+	VMOVUPS Z9, 576(AX)
+	VMOVUPS Z10, 640(AX)
+	VMOVUPS Z11, 704(AX)
+	VMOVUPS Z12, 768(AX)
+	VMOVUPS Z13, 832(AX)
+	VMOVUPS Z14, 896(AX)
+	VMOVUPS Z15, 960(AX)
+	VMOVUPS Z16, 1024(AX)
+	VMOVUPS Z17, 1088(AX)
+	VMOVUPS Z18, 1152(AX)
+	VMOVUPS Z19, 1216(AX)
+	VMOVUPS Z20, 1280(AX)
+	VMOVUPS Z21, 1344(AX)
+	VMOVUPS Z22, 1408(AX)
+	VMOVUPS Z23, 1472(AX)
+	VMOVUPS Z24, 1536(AX)
+	VMOVUPS Z25, 1600(AX)
+	VMOVUPS Z26, 1664(AX)
+	VMOVUPS Z27, 1728(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk14
+
+last14:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -4341,7 +6218,7 @@ summed14:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x20
 	JNE    tail14
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store14
 	VADDPS (DI), Z0, Z0
 	VADDPS 64(DI), Z1, Z1
@@ -4403,28 +6280,43 @@ store14:
 	VMOVUPS Z27, 64(R9)(R15*1)
 
 stored14:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk14
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel14
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel14
+	JMP  done
 
 pack14:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy14
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing14:
-	VMOVUPS      (AX), Z30
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
 	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(AX), Z31
+	VMOVUPS      64(BX), Z31
 	VMOVUPS      Z31, 64(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+128, SI
 	VBROADCASTSS (DI), Z28
 	VFMADD231PS  Z30, Z28, Z0
@@ -4473,11 +6365,120 @@ packing14:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing14
-	MOVQ         AX, 48(SP)
-	JMP          summed14
+	JMP          packed14
+
+copy14:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying14
+	MOVQ  SI, BX
+	MOVQ  $0x00000080, 72(SP)
+
+copying14:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Z30
+	VMOVUPS      Z30, (SI)
+	VMOVUPS      64(BX), Z31
+	VMOVUPS      Z31, 64(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+128, SI
+	VBROADCASTSS (DI), Z28
+	VMOVSS       X28, (R13)
+	VFMADD231PS  Z30, Z28, Z0
+	VFMADD231PS  Z31, Z28, Z1
+	VBROADCASTSS (DI)(R11*1), Z29
+	VMOVSS       X29, 4(R13)
+	VFMADD231PS  Z30, Z29, Z2
+	VFMADD231PS  Z31, Z29, Z3
+	VBROADCASTSS (DI)(R11*2), Z28
+	VMOVSS       X28, 8(R13)
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R12*1), Z29
+	VMOVSS       X29, 12(R13)
+	VFMADD231PS  Z30, Z29, Z6
+	VFMADD231PS  Z31, Z29, Z7
+	VBROADCASTSS (DI)(R11*4), Z28
+	VMOVSS       X28, 16(R13)
+	VFMADD231PS  Z30, Z28, Z8
+	VFMADD231PS  Z31, Z28, Z9
+	VBROADCASTSS (R8), Z29
+	VMOVSS       X29, 20(R13)
+	VFMADD231PS  Z30, Z29, Z10
+	VFMADD231PS  Z31, Z29, Z11
+	VBROADCASTSS (R8)(R11*1), Z28
+	VMOVSS       X28, 24(R13)
+	VFMADD231PS  Z30, Z28, Z12
+	VFMADD231PS  Z31, Z28, Z13
+	VBROADCASTSS (R8)(R11*2), Z29
+	VMOVSS       X29, 28(R13)
+	VFMADD231PS  Z30, Z29, Z14
+	VFMADD231PS  Z31, Z29, Z15
+	VBROADCASTSS (R8)(R12*1), Z28
+	VMOVSS       X28, 32(R13)
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*4), Z29
+	VMOVSS       X29, 36(R13)
+	VFMADD231PS  Z30, Z29, Z18
+	VFMADD231PS  Z31, Z29, Z19
+	VBROADCASTSS (R9), Z28
+	VMOVSS       X28, 40(R13)
+	VFMADD231PS  Z30, Z28, Z20
+	VFMADD231PS  Z31, Z28, Z21
+	VBROADCASTSS (R9)(R11*1), Z29
+	VMOVSS       X29, 44(R13)
+	VFMADD231PS  Z30, Z29, Z22
+	VFMADD231PS  Z31, Z29, Z23
+	VBROADCASTSS (R9)(R11*2), Z28
+	VMOVSS       X28, 48(R13)
+	VFMADD231PS  Z30, Z28, Z24
+	VFMADD231PS  Z31, Z28, Z25
+	VBROADCASTSS (R9)(R12*1), Z29
+	VMOVSS       X29, 52(R13)
+	VFMADD231PS  Z30, Z29, Z26
+	VFMADD231PS  Z31, Z29, Z27
+	ADDQ         $+56, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	ADDQ         R10, R9
+	DECQ         CX
+	JNZ          copying14
+
+packed14:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted14
+	TESTQ   R13, R13
+	JZ      noted14
+	MOVQ    R13, 56(AX)
+
+noted14:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked14
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked14:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed14
 
 tail14:
-	CMPQ      40(SP), $0x00
+	CMPB      add+96(FP), $0x00
 	JEQ       storeTail14
 	VMOVUPS.Z (DI), K1, Z28
 	VADDPS    Z28, Z0, Z0
@@ -5669,7 +7670,7 @@ loop:
 
 // func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $104-128
+TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $120-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -5695,7 +7696,7 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $104-128
 	LEAQ  lanes<>+64(SB), R14
 	SHLQ  $0x02, CX
 	SUBQ  CX, R14
-	MOVQ  R14, 96(SP)
+	MOVQ  R14, 112(SP)
 	CMPQ  AX, $0x06
 	JEQ   panel6
 	CMPQ  AX, $0x05
@@ -5708,12 +7709,11 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $104-128
 	JEQ   panel2
 
 panel1:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk1:
 	VXORPS       Y0, Y0, Y0
@@ -5722,8 +7722,10 @@ chunk1:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack1
 	SHRQ         $0x01, CX
 	JCC          even1
@@ -5739,36 +7741,40 @@ even1:
 	TESTQ   CX, CX
 	JZ      summed1
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream1
-	MOVQ    $0x00000002, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream1
+	MOVQ    $0x00000004, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k1
 
 stream1:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k1:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -5786,29 +7792,44 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived1
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived1
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived1:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream1
 	MOVQ 56(SP), DX
 
 summed1:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first1
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+
+first1:
+	TESTQ   DX, DX
+	JZ      last1
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk1
+
+last1:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail1
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store1
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -5818,28 +7839,43 @@ store1:
 	VMOVUPS Y1, 32(DI)
 
 stored1:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk1
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel1
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel1
+	JMP  done
 
 pack1:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy1
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing1:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -5847,14 +7883,69 @@ packing1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing1
-	MOVQ         AX, 48(SP)
-	JMP          summed1
+	JMP          packed1
+
+copy1:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying1
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying1:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	ADDQ         $+4, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying1
+
+packed1:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted1
+	TESTQ   R13, R13
+	JZ      noted1
+	MOVQ    R13, 56(AX)
+
+noted1:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked1
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked1:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed1
 
 tail1:
-	MOVQ       96(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail1
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -5867,12 +7958,11 @@ storeTail1:
 	JMP        stored1
 
 panel2:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk2:
 	VXORPS       Y0, Y0, Y0
@@ -5883,8 +7973,10 @@ chunk2:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack2
 	SHRQ         $0x01, CX
 	JCC          even2
@@ -5903,36 +7995,40 @@ even2:
 	TESTQ   CX, CX
 	JZ      summed2
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream2
-	MOVQ    $0x00000003, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream2
+	MOVQ    $0x00000006, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k2
 
 stream2:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k2:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -5956,29 +8052,48 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived2
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived2
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived2:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream2
 	MOVQ 56(SP), DX
 
 summed2:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first2
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+
+first2:
+	TESTQ   DX, DX
+	JZ      last2
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk2
+
+last2:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail2
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store2
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -5992,28 +8107,43 @@ store2:
 	VMOVUPS Y3, 32(DI)(R13*1)
 
 stored2:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk2
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel2
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel2
+	JMP  done
 
 pack2:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy2
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing2:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6024,14 +8154,73 @@ packing2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing2
-	MOVQ         AX, 48(SP)
-	JMP          summed2
+	JMP          packed2
+
+copy2:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying2
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying2:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	ADDQ         $+8, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying2
+
+packed2:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted2
+	TESTQ   R13, R13
+	JZ      noted2
+	MOVQ    R13, 56(AX)
+
+noted2:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked2
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked2:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed2
 
 tail2:
-	MOVQ       96(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail2
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6050,12 +8239,11 @@ storeTail2:
 	JMP        stored2
 
 panel3:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk3:
 	VXORPS       Y0, Y0, Y0
@@ -6068,8 +8256,10 @@ chunk3:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack3
 	SHRQ         $0x01, CX
 	JCC          even3
@@ -6091,36 +8281,40 @@ even3:
 	TESTQ   CX, CX
 	JZ      summed3
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream3
-	MOVQ    $0x00000004, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream3
+	MOVQ    $0x00000008, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k3
 
 stream3:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k3:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6150,29 +8344,52 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived3
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived3
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived3:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream3
 	MOVQ 56(SP), DX
 
 summed3:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first3
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+
+first3:
+	TESTQ   DX, DX
+	JZ      last3
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk3
+
+last3:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail3
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store3
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6190,28 +8407,43 @@ store3:
 	VMOVUPS Y5, 32(DI)(R13*2)
 
 stored3:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk3
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel3
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel3
+	JMP  done
 
 pack3:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy3
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing3:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6225,14 +8457,77 @@ packing3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing3
-	MOVQ         AX, 48(SP)
-	JMP          summed3
+	JMP          packed3
+
+copy3:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying3
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying3:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	ADDQ         $+12, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying3
+
+packed3:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted3
+	TESTQ   R13, R13
+	JZ      noted3
+	MOVQ    R13, 56(AX)
+
+noted3:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked3
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked3:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed3
 
 tail3:
-	MOVQ       96(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail3
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6257,12 +8552,11 @@ storeTail3:
 	JMP        stored3
 
 panel4:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk4:
 	VXORPS       Y0, Y0, Y0
@@ -6277,8 +8571,10 @@ chunk4:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack4
 	SHRQ         $0x01, CX
 	JCC          even4
@@ -6303,36 +8599,40 @@ even4:
 	TESTQ   CX, CX
 	JZ      summed4
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream4
-	MOVQ    $0x00000005, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream4
+	MOVQ    $0x0000000a, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k4
 
 stream4:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k4:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6368,29 +8668,56 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived4
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived4
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived4:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream4
 	MOVQ 56(SP), DX
 
 summed4:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first4
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+	VADDPS 192(AX), Y6, Y6
+	VADDPS 224(AX), Y7, Y7
+
+first4:
+	TESTQ   DX, DX
+	JZ      last4
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	VMOVUPS Y6, 192(AX)
+	VMOVUPS Y7, 224(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk4
+
+last4:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail4
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store4
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6412,28 +8739,43 @@ store4:
 	VMOVUPS Y7, 32(DI)(R15*1)
 
 stored4:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk4
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel4
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel4
+	JMP  done
 
 pack4:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy4
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing4:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6450,14 +8792,81 @@ packing4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing4
-	MOVQ         AX, 48(SP)
-	JMP          summed4
+	JMP          packed4
+
+copy4:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying4
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying4:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VMOVSS       X15, 12(R13)
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	ADDQ         $+16, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying4
+
+packed4:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted4
+	TESTQ   R13, R13
+	JZ      noted4
+	MOVQ    R13, 56(AX)
+
+noted4:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked4
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked4:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed4
 
 tail4:
-	MOVQ       96(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail4
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6488,12 +8897,11 @@ storeTail4:
 	JMP        stored4
 
 panel5:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk5:
 	VXORPS       Y0, Y0, Y0
@@ -6510,8 +8918,10 @@ chunk5:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack5
 	SHRQ         $0x01, CX
 	JCC          even5
@@ -6539,36 +8949,40 @@ even5:
 	TESTQ   CX, CX
 	JZ      summed5
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream5
-	MOVQ    $0x00000006, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream5
+	MOVQ    $0x0000000c, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k5
 
 stream5:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k5:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6610,29 +9024,60 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived5
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived5
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived5:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream5
 	MOVQ 56(SP), DX
 
 summed5:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first5
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+	VADDPS 192(AX), Y6, Y6
+	VADDPS 224(AX), Y7, Y7
+	VADDPS 256(AX), Y8, Y8
+	VADDPS 288(AX), Y9, Y9
+
+first5:
+	TESTQ   DX, DX
+	JZ      last5
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	VMOVUPS Y6, 192(AX)
+	VMOVUPS Y7, 224(AX)
+	VMOVUPS Y8, 256(AX)
+	VMOVUPS Y9, 288(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk5
+
+last5:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail5
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store5
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6658,28 +9103,43 @@ store5:
 	VMOVUPS Y9, 32(DI)(R13*4)
 
 stored5:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk5
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel5
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel5
+	JMP  done
 
 pack5:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy5
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing5:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6699,14 +9159,85 @@ packing5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing5
-	MOVQ         AX, 48(SP)
-	JMP          summed5
+	JMP          packed5
+
+copy5:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying5
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying5:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VMOVSS       X15, 12(R13)
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (DI)(R11*4), Y14
+	VMOVSS       X14, 16(R13)
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	ADDQ         $+20, R13
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          copying5
+
+packed5:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted5
+	TESTQ   R13, R13
+	JZ      noted5
+	MOVQ    R13, 56(AX)
+
+noted5:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked5
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked5:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed5
 
 tail5:
-	MOVQ       96(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail5
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0
@@ -6743,12 +9274,11 @@ storeTail5:
 	JMP        stored5
 
 panel6:
-	MOVQ    $0x00000001, 72(SP)
-	MOVBQZX add+96(FP), AX
-	MOVQ    AX, 40(SP)
-	MOVQ    b+16(FP), SI
-	MOVQ    k+56(FP), DX
-	MOVQ    (SP), DI
+	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000000, 40(SP)
+	MOVQ b+16(FP), SI
+	MOVQ k+56(FP), DX
+	MOVQ (SP), DI
 
 chunk6:
 	LEAQ         (DI)(R11*4), R8
@@ -6769,8 +9299,10 @@ chunk6:
 	CMPQ         CX, DX
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
-	MOVQ         48(SP), AX
-	TESTQ        AX, AX
+	MOVQ         next+120(FP), AX
+	MOVQ         56(AX), R13
+	MOVQ         48(SP), R14
+	ORQ          R13, R14
 	JNZ          pack6
 	SHRQ         $0x01, CX
 	JCC          even6
@@ -6802,36 +9334,40 @@ even6:
 	TESTQ   CX, CX
 	JZ      summed6
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 64(SP)
-	CMPQ    72(SP), $0x00
+	MOVQ    CX, 88(SP)
+	CMPQ    96(SP), $0x00
 	JEQ     stream6
-	MOVQ    $0x00000007, CX
-	CMPQ    CX, 64(SP)
-	CMOVQGT 64(SP), CX
-	SUBQ    CX, 64(SP)
-	MOVQ    BX, DX
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
+	TESTQ   R15, R15
+	JZ      stream6
+	MOVQ    $0x0000000e, CX
+	CMPQ    CX, 88(SP)
+	CMOVQGT 88(SP), CX
+	SUBQ    CX, 88(SP)
+	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
-	MOVQ    $-1, 80(SP)
+	MOVQ    $0x8000000000000000, AX
+	MOVQ    AX, 104(SP)
 	JMP     k6
 
 stream6:
-	MOVQ 64(SP), CX
-	MOVQ $0x00000000, 64(SP)
+	MOVQ $0x00000000, 96(SP)
+	MOVQ 88(SP), CX
+	MOVQ $0x00000000, 88(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 80(SP)
+	MOVQ AX, 104(SP)
 
 k6:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         80(SP), R13
+	ADDQ         104(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -6881,22 +9417,57 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         72(SP), $0x00
-	MOVQ         $0x00000000, 72(SP)
+	CMPQ         96(SP), $0x00
+	MOVQ         $0x00000000, 96(SP)
 	JNE          arrived6
-	CMPQ         80(SP), $0x00
+	CMPQ         104(SP), $0x00
 	JEQ          arrived6
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived6:
-	CMPQ 64(SP), $0x00
+	CMPQ 88(SP), $0x00
 	JNE  stream6
 	MOVQ 56(SP), DX
 
 summed6:
-	MOVQ   DI, 88(SP)
+	MOVQ   next+120(FP), AX
+	MOVQ   48(AX), AX
+	CMPQ   40(SP), $0x00
+	JEQ    first6
+	VADDPS (AX), Y0, Y0
+	VADDPS 32(AX), Y1, Y1
+	VADDPS 64(AX), Y2, Y2
+	VADDPS 96(AX), Y3, Y3
+	VADDPS 128(AX), Y4, Y4
+	VADDPS 160(AX), Y5, Y5
+	VADDPS 192(AX), Y6, Y6
+	VADDPS 224(AX), Y7, Y7
+	VADDPS 256(AX), Y8, Y8
+	VADDPS 288(AX), Y9, Y9
+	VADDPS 320(AX), Y10, Y10
+	VADDPS 352(AX), Y11, Y11
+
+first6:
+	TESTQ   DX, DX
+	JZ      last6
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 32(AX)
+	VMOVUPS Y2, 64(AX)
+	VMOVUPS Y3, 96(AX)
+	VMOVUPS Y4, 128(AX)
+	VMOVUPS Y5, 160(AX)
+	VMOVUPS Y6, 192(AX)
+	VMOVUPS Y7, 224(AX)
+	VMOVUPS Y8, 256(AX)
+	VMOVUPS Y9, 288(AX)
+	VMOVUPS Y10, 320(AX)
+	VMOVUPS Y11, 352(AX)
+	MOVQ    $0x00000001, 40(SP)
+	JMP     chunk6
+
+last6:
 	MOVQ   32(SP), R13
 	LEAQ   (R13)(R13*2), R15
 	MOVQ   BX, DI
@@ -6905,7 +9476,7 @@ summed6:
 	MOVQ   cols+88(FP), CX
 	CMPQ   CX, $0x10
 	JNE    tail6
-	CMPQ   40(SP), $0x00
+	CMPB   add+96(FP), $0x00
 	JEQ    store6
 	VADDPS (DI), Y0, Y0
 	VADDPS 32(DI), Y1, Y1
@@ -6935,28 +9506,43 @@ store6:
 	VMOVUPS Y11, 32(R8)
 
 stored6:
-	MOVQ  88(SP), DI
-	MOVQ  $0x00000001, 40(SP)
-	TESTQ DX, DX
-	JNZ   chunk6
-	MOVQ  $0x00000000, 48(SP)
-	ADDQ  24(SP), BX
-	MOVQ  16(SP), AX
-	ADDQ  AX, (SP)
-	DECQ  8(SP)
-	JNZ   panel6
-	JMP   done
+	MOVQ $0x00000000, 48(SP)
+	ADDQ 24(SP), BX
+	MOVQ 16(SP), AX
+	ADDQ AX, (SP)
+	DECQ 8(SP)
+	JNZ  panel6
+	JMP  done
 
 pack6:
-	MOVQ lds+112(FP), R14
-	SHLQ $0x02, R14
+	MOVQ  DX, 56(SP)
+	MOVQ  BX, 64(SP)
+	MOVQ  (AX), DX
+	MOVQ  8(AX), R15
+	MOVQ  16(AX), R14
+	MOVQ  24(AX), BX
+	MOVQ  BX, 80(SP)
+	MOVQ  32(AX), AX
+	MOVQ  AX, 104(SP)
+	TESTQ R13, R13
+	JNZ   copy6
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
 
 packing6:
-	VMOVUPS      (AX), Y12
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
 	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(AX), Y13
+	VMOVUPS      32(BX), Y13
 	VMOVUPS      Y13, 32(SI)
-	ADDQ         R14, AX
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
 	ADDQ         $+64, SI
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
@@ -6980,14 +9566,90 @@ packing6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing6
-	MOVQ         AX, 48(SP)
-	JMP          summed6
+	JMP          packed6
+
+copy6:
+	MOVQ  lds+112(FP), BX
+	SHLQ  $0x02, BX
+	MOVQ  BX, 72(SP)
+	MOVQ  48(SP), BX
+	TESTQ BX, BX
+	JNZ   copying6
+	MOVQ  SI, BX
+	MOVQ  $0x00000040, 72(SP)
+
+copying6:
+	MOVQ         104(SP), AX
+	ADDQ         AX, 80(SP)
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VMOVUPS      (BX), Y12
+	VMOVUPS      Y12, (SI)
+	VMOVUPS      32(BX), Y13
+	VMOVUPS      Y13, 32(SI)
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	ADDQ         72(SP), BX
+	ADDQ         $+64, SI
+	VBROADCASTSS (DI), Y14
+	VMOVSS       X14, (R13)
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VMOVSS       X15, 4(R13)
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VMOVSS       X14, 8(R13)
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VMOVSS       X15, 12(R13)
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (DI)(R11*4), Y14
+	VMOVSS       X14, 16(R13)
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R8), Y15
+	VMOVSS       X15, 20(R13)
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         $+24, R13
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          copying6
+
+packed6:
+	MOVQ    next+120(FP), AX
+	MOVQ    48(SP), CX
+	TESTQ   CX, CX
+	CMOVQNE BX, CX
+	MOVQ    CX, 48(SP)
+	CMPQ    56(SP), $0x00
+	JEQ     noted6
+	TESTQ   R13, R13
+	JZ      noted6
+	MOVQ    R13, 56(AX)
+
+noted6:
+	CMPQ 104(SP), $0x00
+	JEQ  arrivedPacked6
+	MOVQ R14, 16(AX)
+	MOVQ 80(SP), CX
+	MOVQ CX, 24(AX)
+
+arrivedPacked6:
+	MOVQ 64(SP), BX
+	MOVQ 56(SP), DX
+	JMP  summed6
 
 tail6:
-	MOVQ       96(SP), CX
+	MOVQ       112(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
-	CMPQ       40(SP), $0x00
+	CMPB       add+96(FP), $0x00
 	JEQ        storeTail6
 	VMASKMOVPS (DI), Y12, Y14
 	VADDPS     Y14, Y0, Y0

@@ -75,18 +75,18 @@ func TestGemmKernel(t *testing.T) {
 				for i := range panels * rows {
 					a := a[i/rows*step+i%rows*lda:]
 					for j := range cols {
-						add := add
+						var sum float32
 						for k0 := 0; k0 < k; k0 += chunk {
 							var s float32
 							for l := k0; l < min(k, k0+chunk); l++ {
 								s = fma32(a[l*ka], b[l*q.cols+j], s)
 							}
-							if add {
-								s += want[i*ldc+j]
-							}
-							want[i*ldc+j] = s
-							add = true
+							sum += s
 						}
+						if add {
+							sum += want[i*ldc+j]
+						}
+						want[i*ldc+j] = sum
 					}
 				}
 				if src != nil { // what the kernel must fill
@@ -94,9 +94,17 @@ func TestGemmKernel(t *testing.T) {
 						b[i] = -99
 					}
 				}
-				next := stream{1, new(int), 0, 0, 0, nothing.rows} // not to be read
+				next := stream{1, new(int), 0, 0, 0, &new([maxRows + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0], nil}
+				var packed []float32
+				if panels == 1 && rng.IntN(2) == 0 {
+					packed = guarded(t, make([]float32, k*rows))
+					next.copy = &packed[0]
+				} // not to be read
 				q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
 				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+				for i := range packed {
+					require.Equal(t, math.Float32bits(a[i%rows*lda+i/rows*ka]), math.Float32bits(packed[i]), "rows=%d k=%d [%d]", rows, k, i)
+				}
 			}
 		}
 	})

@@ -16,6 +16,8 @@ const (
 	streamPart
 	streamStep
 	streamRows
+	streamSums
+	streamCopy
 )
 
 // gemm writes the kernel. Its body exists once for each number of rows: the
@@ -29,23 +31,25 @@ func gemm(v isa) {
 		fmt.Sprintf("\tfor i := range panels * rows { // rows ≤ %d", v.rows),
 		"\t\ta := a[i/rows*stepA+i%rows*lda:]",
 		fmt.Sprintf("\t\tfor j := range cols { // ≤ %d", cols),
-		"\t\t\tadd := add",
+		"\t\t\tvar sum float32",
 		"\t\t\tfor k0 := 0; k0 < k; k0 += chunk {",
 		"\t\t\t\tvar s float32",
 		"\t\t\t\tfor l := k0; l < min(k, k0+chunk); l++ {",
 		fmt.Sprintf("\t\t\t\t\ts = fma(a[l*ka], b[l*%d+j], s)", cols),
 		"\t\t\t\t}",
-		"\t\t\t\tif add {",
-		"\t\t\t\t\ts += c[i*ldc+j]",
-		"\t\t\t\t}",
-		"\t\t\t\tc[i*ldc+j] = s",
-		"\t\t\t\tadd = true",
+		"\t\t\t\tsum += s",
 		"\t\t\t}",
+		"\t\t\tif add {",
+		"\t\t\t\tsum += c[i*ldc+j]",
+		"\t\t\t}",
+		"\t\t\tc[i*ldc+j] = sum",
 		"\t\t}",
 		"\t}", "",
 		"Rows of b are whole. If src is not nil, it first packs B:", "",
 		fmt.Sprintf("\tb[l*%d+j] = src[l*lds+j]", cols), "",
-		"Meanwhile it brings two regions of memory into the second-level cache, a share for each panel.")
+		"If next.copy is not nil, there is one panel of A, which it packs, too:", "",
+		"\tcopy[l*rows+i] = a[i*lda+l*ka]", "",
+		"Meanwhile it fetches the stream next, but for next.rows: the rows of C.")
 
 	var (
 		c, ldc, ldc3 = RBX, R13, R15
@@ -59,13 +63,15 @@ func gemm(v isa) {
 		stepA        = AllocLocal(8)
 		stepC        = AllocLocal(8)
 		bytesC       = AllocLocal(8)
-		adds         = AllocLocal(8) // does the chunk add to C?
+		spilled      = AllocLocal(8) // are there sums of chunks before?
 		src          = AllocLocal(8) // not 0 in the first panel
 		saved        = AllocLocal(8)
+		savedC       = AllocLocal(8)
+		bytesB       = AllocLocal(8)
+		part         = AllocLocal(8)
 		pairs        = AllocLocal(8)
 		fresh        = AllocLocal(8)
 		step         = AllocLocal(8)
-		afterA       = AllocLocal(8)
 	)
 	if v.lanes == 8 { // Y12 to Y15: the masks need the first two
 		bj, ai = v.reg[12:14], v.reg[14:16]
@@ -116,8 +122,7 @@ func gemm(v isa) {
 
 		Label(l("panel"))
 		MOVQ(U32(1), fresh)
-		MOVBQZX(param("add"), RAX)
-		MOVQ(RAX, adds)
+		MOVQ(U32(0), spilled)
 		Load(Param("b"), b)
 		Load(Param("k"), left)
 		MOVQ(panelA, RDI)
@@ -146,8 +151,10 @@ func gemm(v isa) {
 				ADDQ(ka, p)
 			}
 		}
-		MOVQ(src, RAX)
-		TESTQ(RAX, RAX)
+		Load(Param("next"), RAX)
+		MOVQ(at(RAX, streamCopy), R13)
+		MOVQ(src, R14)
+		ORQ(R13, R14)
 		JNZ(ref("pack"))
 		SHRQ(Imm(1), RCX)
 		JCC(ref("even"))
@@ -162,19 +169,23 @@ func gemm(v isa) {
 		MOVQ(RCX, pairs)
 		CMPQ(fresh, Imm(0))
 		JEQ(ref("stream"))
-		// The rows of C arrive first, one for every two steps.
-		MOVQ(U32(r+1), RCX)
+		// The rows of C arrive first, one for every four steps.
+		Load(Param("next"), RAX)
+		MOVQ(at(RAX, streamRows), R15)
+		TESTQ(R15, R15)
+		JZ(ref("stream"))
+		MOVQ(U32(2*(r+1)), RCX)
 		CMPQ(RCX, pairs)
 		CMOVQGT(pairs, RCX)
 		SUBQ(RCX, pairs)
 		MOVQ(c, RDX)
-		Load(Param("next"), RAX)
-		MOVQ(at(RAX, streamRows), R15)
 		XORL(R14.As32(), R14.As32())
 		XORL(R13.As32(), R13.As32())
-		MOVQ(I32(-1), step)
+		MOVQ(U64(1<<63), RAX)
+		MOVQ(RAX, step)
 		JMP(ref("k"))
 		Label(l("stream"))
+		MOVQ(U32(0), fresh)
 		MOVQ(pairs, RCX)
 		MOVQ(U32(0), pairs)
 		Load(Param("next"), RAX)
@@ -213,21 +224,37 @@ func gemm(v isa) {
 		MOVQ(saved, left)
 
 		Label(l("summed"))
-		MOVQ(RDI, afterA)
+		spill := func(i, j int) Mem { return at(RAX, (2*i+j)*v.bytes()) }
+		Load(Param("next"), RAX)
+		MOVQ(at(RAX, streamSums), RAX)
+		CMPQ(spilled, Imm(0))
+		JEQ(ref("first"))
+		for i := range r {
+			for j := range 2 {
+				VADDPS(spill(i, j), acc(i, j), acc(i, j))
+			}
+		}
+		Label(l("first"))
+		TESTQ(left, left)
+		JZ(ref("last"))
+		for i := range r {
+			for j := range 2 {
+				VMOVUPS(acc(i, j), spill(i, j))
+			}
+		}
+		MOVQ(U32(1), spilled)
+		JMP(ref("chunk"))
+		Label(l("last"))
 		toC()
 		Load(Param("cols"), RCX)
 		CMPQ(RCX, U8(cols))
 		JNE(ref("tail"))
-		CMPQ(adds, Imm(0))
+		CMPB(param("add"), Imm(0))
 		JEQ(ref("store"))
 		each(func(m Mem, r VecPhysical, _ int) { VADDPS(m, r, r) })
 		Label(l("store"))
 		each(func(m Mem, r VecPhysical, _ int) { VMOVUPS(r, m) })
 		Label(l("stored"))
-		MOVQ(afterA, RDI)
-		MOVQ(U32(1), adds)
-		TESTQ(left, left)
-		JNZ(ref("chunk"))
 		MOVQ(U32(0), src)
 		ADDQ(stepC, c)
 		MOVQ(stepA, RAX)
@@ -236,25 +263,91 @@ func gemm(v isa) {
 		JNZ(ref("panel"))
 		JMP(LabelRef("done"))
 
+		// While B is packed, or A is copied, there is one step of k at a time.
 		Label(l("pack"))
-		loadBytes("lds", R14)
-		Label(l("packing"))
-		for j := range 2 {
-			VMOVUPS(at(RAX, j*v.bytes()), bj[j])
-			VMOVUPS(bj[j], at(b, j*v.bytes()))
+		MOVQ(left, saved)
+		MOVQ(c, savedC)
+		MOVQ(at(RAX, streamBase), RDX)
+		MOVQ(at(RAX, streamTable), R15)
+		MOVQ(at(RAX, streamAt), R14)
+		MOVQ(at(RAX, streamPart), RBX)
+		MOVQ(RBX, part)
+		MOVQ(at(RAX, streamStep), RAX)
+		MOVQ(RAX, step)
+		packing := func(copies bool) {
+			label := l("packing")
+			if copies {
+				label = l("copying")
+			}
+			loadBytes("lds", RBX)
+			MOVQ(RBX, bytesB)
+			MOVQ(src, RBX)
+			if copies { // B may be packed already
+				TESTQ(RBX, RBX)
+				JNZ(LabelRef(label))
+				MOVQ(b, RBX)
+				MOVQ(U32(2*v.bytes()), bytesB)
+			}
+			Label(label)
+			MOVQ(step, RAX)
+			ADDQ(RAX, part)
+			ADCQ(Imm(0), R14)
+			MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
+			for j := range 2 {
+				VMOVUPS(at(RBX, j*v.bytes()), bj[j])
+				VMOVUPS(bj[j], at(b, j*v.bytes()))
+			}
+			PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
+			PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
+			ADDQ(bytesB, RBX)
+			ADDQ(I32(2*v.bytes()), b)
+			for i := range r {
+				x := ai[i%len(ai)]
+				VBROADCASTSS(A.row(i, 0), x)
+				if copies {
+					VMOVSS(x.AsX(), at(R13, 4*i))
+				}
+				VFMADD231PS(bj[0], x, acc(i, 0))
+				VFMADD231PS(bj[1], x, acc(i, 1))
+			}
+			if copies {
+				ADDQ(I32(4*r), R13)
+			}
+			advance()
+			DECQ(RCX)
+			JNZ(LabelRef(label))
 		}
-		ADDQ(R14, RAX)
-		ADDQ(I32(2*v.bytes()), b)
-		multiply(A, 0)
-		advance()
-		DECQ(RCX)
-		JNZ(ref("packing"))
-		MOVQ(RAX, src)
+		TESTQ(R13, R13)
+		JNZ(ref("copy"))
+		packing(false)
+		JMP(ref("packed"))
+		Label(l("copy"))
+		packing(true)
+		Label(l("packed"))
+		Load(Param("next"), RAX)
+		MOVQ(src, RCX)
+		TESTQ(RCX, RCX)
+		CMOVQNE(RBX, RCX)
+		MOVQ(RCX, src)
+		CMPQ(saved, Imm(0)) // else it is behind the panel
+		JEQ(ref("noted"))
+		TESTQ(R13, R13)
+		JZ(ref("noted"))
+		MOVQ(R13, at(RAX, streamCopy))
+		Label(l("noted"))
+		CMPQ(step, Imm(0))
+		JEQ(ref("arrivedPacked"))
+		MOVQ(R14, at(RAX, streamAt))
+		MOVQ(part, RCX)
+		MOVQ(RCX, at(RAX, streamPart))
+		Label(l("arrivedPacked"))
+		MOVQ(savedC, c)
+		MOVQ(saved, left)
 		JMP(ref("summed"))
 
 		Label(l("tail"))
 		t.load(RCX)
-		CMPQ(adds, Imm(0))
+		CMPB(param("add"), Imm(0))
 		JEQ(ref("storeTail"))
 		each(func(m Mem, r VecPhysical, j int) {
 			t.read(m, j, ai[0])
