@@ -43,7 +43,8 @@ type Trainer struct {
 	warnings []error
 	peak     float64 // operations a second
 
-	tokens, targets []int32 // of a step: [Accumulate,B,T]
+	tokens, targets []int32 // of a step: [Accumulate,Batch,SeqLen]
+	batches         []batch // the parts of it that the step takes
 }
 
 // New returns a Trainer at the start of a run. Beside Validate's, there is an
@@ -97,7 +98,7 @@ func newTrainer(c Config, lock *os.File) (*Trainer, error) {
 		return nil, err
 	}
 	n := c.Accumulate * c.Batch * c.SeqLen
-	t.tokens, t.targets = make([]int32, n), make([]int32, n)
+	t.tokens, t.targets, t.batches = make([]int32, n), make([]int32, n), make([]batch, c.Accumulate)
 	return t, nil
 }
 
@@ -158,6 +159,9 @@ func (t *Trainer) Run(ctx context.Context) iter.Seq2[Step, error] {
 	return func(yield func(Step, error) bool) {
 		if t.step == t.c.Steps {
 			return
+		}
+		if t.saves.time.IsZero() {
+			t.saves.time = time.Now()
 		}
 		t.peak = peak.FMA(runtime.GOMAXPROCS(0))
 		t.emit(Started, t.last(), nil)
@@ -248,28 +252,30 @@ func (t *Trainer) take() (Step, error) {
 	for slices.Contains(t.skipped, t.cursor) {
 		t.cursor++
 	}
-	size := t.c.Batch * t.c.SeqLen
-	for i := range t.c.Accumulate {
-		lo, hi := i*size, (i+1)*size
-		k := int(t.cursor)*t.c.Accumulate + i
-		if err := t.source.Fill(k, t.tokens[lo:hi], t.targets[lo:hi]); err != nil {
-			return s, fmt.Errorf("train: step %d: batch %d: %w", s.Step, k, err)
-		}
+	if err := t.fill(); err != nil {
+		return s, fmt.Errorf("train: step %d: %w", s.Step, err)
 	}
-	for _, id := range t.targets {
-		if id >= 0 {
-			s.Tokens++
+	for _, b := range t.batches {
+		for _, id := range b.targets {
+			if id >= 0 {
+				s.Tokens++
+			}
 		}
 	}
 
 	// Each loss is a sum over the batch divided by the step's number of
 	// targets, so losses and gradients add up to those of one large batch.
 	t.ws.LossDenom = float64(max(s.Tokens, 1))
+	rms := 0.0
 	chainrule.ZeroGrad(t.grad)
-	for i := range t.c.Accumulate {
-		lo, hi := i*size, (i+1)*size
-		loss, err := chainrule.Forward(t.c.Model, t.ws, t.tokens[lo:hi], t.targets[lo:hi])
+	for _, b := range t.batches {
+		var loss float64
+		err := t.ws.Resize(b.B, b.T)
 		if err == nil {
+			loss, err = chainrule.Forward(t.c.Model, t.ws, b.tokens, b.targets)
+		}
+		if err == nil {
+			rms = max(rms, t.ws.ResidualRMS())
 			err = chainrule.Backward(t.c.Model, t.ws, t.grad)
 		}
 		if err != nil {
@@ -278,7 +284,7 @@ func (t *Trainer) take() (Step, error) {
 		s.Loss += loss
 	}
 	s.GradNorm = chainrule.GradNorm(t.grad)
-	if err := t.check(s); err != nil {
+	if err := t.check(s, rms); err != nil {
 		if weight := badValue(s.Step, "weight ", t.c.Model.Params, implausible, false); weight != nil { // as it was loaded
 			err = fmt.Errorf("%w; %w", err, weight)
 		}
@@ -303,12 +309,42 @@ func (t *Trainer) take() (Step, error) {
 	}
 	s.Duration = time.Since(start)
 	s.Seen = t.seen
-	s.MFU = operations(t.c.Model.Config, t.c.Accumulate, t.c.Batch, t.c.SeqLen) / s.Duration.Seconds() / t.peak
+	for _, b := range t.batches {
+		s.MFU += operations(t.c.Model.Config, b.B, b.T) / s.Duration.Seconds() / t.peak
+	}
 	s.PeakMemory, _ = sysmem.Peak()
 	if t.c.NormsEvery > 0 && t.due(t.c.NormsEvery) {
 		s.Norms = norms(t.c.Model, t.grad)
 	}
 	return s, nil
+}
+
+// batch is [B,T] tokens and targets.
+type batch struct {
+	B, T            int
+	tokens, targets []int32
+}
+
+// fill reads the batches of the step at cursor.
+func (t *Trainer) fill() error {
+	shaped, _ := t.source.(Shaped)
+	size := t.c.Batch * t.c.SeqLen
+	for i := range t.batches {
+		k := int(t.cursor)*t.c.Accumulate + i
+		b := batch{B: t.c.Batch, T: t.c.SeqLen}
+		if shaped != nil {
+			if b.B, b.T = shaped.Shape(k); b.B < 1 || b.T < 1 || b.B > size/b.T {
+				return fmt.Errorf("batch %d is of %d×%d tokens, want at most Batch·SeqLen = %d", k, b.B, b.T, size)
+			}
+		}
+		lo, hi := i*size, i*size+b.B*b.T
+		b.tokens, b.targets = t.tokens[lo:hi:hi], t.targets[lo:hi:hi]
+		if err := t.source.Fill(k, b.tokens, b.targets); err != nil {
+			return fmt.Errorf("batch %d: %w", k, err)
+		}
+		t.batches[i] = b
+	}
+	return nil
 }
 
 // handle does what OnBad says about a step that failed with err, around bad.
