@@ -23,6 +23,7 @@ import (
 	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/checkpoint"
+	"github.com/chainrule-go/chainrule/data"
 	"github.com/chainrule-go/chainrule/train"
 )
 
@@ -520,4 +521,32 @@ func TestALongerRunGoesOnFromTheStablePhase(t *testing.T) {
 	whole := newTrainer(t, longer)
 	run(t, whole, 0)
 	require.Equal(t, weights(whole), weights(second))
+}
+
+// A shard that is cut while a run reads it is an error that names it, with the
+// run saved.
+func TestAShardThatIsCutWhileTraining(t *testing.T) {
+	text, dir := filepath.Join(t.TempDir(), "text"), t.TempDir()
+	require.NoError(t, os.WriteFile(text, bytes.Repeat([]byte("abcabd\n"), 500), 0o666))
+	shards, err := data.Tokenize(t.Context(), dir, []string{text}, data.TokenizeOptions{
+		Encode: func(text string) (tokens []int32) {
+			for _, b := range []byte(text) {
+				tokens = append(tokens, int32(b%11))
+			}
+			return tokens
+		},
+		Tokenizer: "mod 11", Vocab: 11,
+	})
+	require.NoError(t, err)
+	defer shards.Close()
+	c := newConfig(t)
+	c.Train, c.Dir = nil, t.TempDir()
+	c.Source, err = data.NewShardBatches(shards, 0, shards.Len(), c.Batch, c.SeqLen, c.Seed)
+	require.NoError(t, err)
+	tr := newTrainer(t, c)
+	run(t, tr, 5)
+	require.NoError(t, os.Truncate(filepath.Join(dir, "shard-00000.bin"), 1024))
+	_, last, err := fail(t, context.Background(), tr)
+	require.ErrorContains(t, err, "train: step 6: batch 5: data: "+filepath.Join(dir, "shard-00000.bin")+": the file shrank while it was read: it ends at byte ")
+	require.Equal(t, filepath.Join(c.Dir, "checkpoint-5"), last.Saved)
 }
