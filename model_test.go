@@ -2,6 +2,8 @@ package chainrule_test
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 
@@ -154,4 +156,22 @@ func TestCountingBytesOfManyLayersTakesNoMemory(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, bytes, int64(1<<24*8*4*10))
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+}
+
+func TestResidualRMSIsThatOfTheLargestToken(t *testing.T) {
+	c := callsiteConfig()
+	tr := newTrainer(t, c, 2, 8)
+	r := rand.New(rand.NewPCG(1, 1))
+	tokens := randomTokens(r, tr.Config, 16)
+	_, err := chainrule.Forward(tr.Model, tr.ws, tokens, nil)
+	require.NoError(t, err)
+	before := tr.ws.ResidualRMS()
+	require.Greater(t, before, 0.0)
+	require.Less(t, before, 10.0)
+	row := tr.TokenEmbedding[int(tokens[11])*c.Dim:][:c.Dim] // of the second sequence
+	row[3] = 1e30
+	tr.Touch()
+	_, err = chainrule.Forward(tr.Model, tr.ws, tokens, nil)
+	require.NoError(t, err)
+	require.InEpsilon(t, 1e30/math.Sqrt(float64(c.Dim)), tr.ws.ResidualRMS(), 1e-3)
 }

@@ -2,6 +2,7 @@ package chainrule
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/internal/mem"
@@ -178,6 +179,18 @@ func (ws *Workspace) Resize(B, T int) error {
 // Logits returns the logits [B,T,V] of the last Forward, in the Workspace's
 // own memory. Backward overwrites them with their gradient.
 func (ws *Workspace) Logits() []float32 { return ws.logits[:ws.B*ws.T*ws.config.VocabSize] }
+
+// ResidualRMS returns the largest root mean square, over the tokens of the last
+// Forward, of the residual stream behind the last layer. Every layer adds to
+// the stream, and normalisation hides how large it is from the losses: a number
+// that went wrong on the way, and became huge, shows here.
+func (ws *Workspace) ResidualRMS() float64 {
+	least := float32(math.Inf(1))
+	for _, r := range ws.rstd[:ws.B*ws.T] {
+		least = min(least, r) // NaN if any is
+	}
+	return 1 / float64(least)
+}
 
 // Losses returns the losses [B,T] of the last Forward, in the Workspace's own
 // memory; 0 where the target is ignored, and everywhere if there were none.

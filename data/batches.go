@@ -32,7 +32,8 @@ func Split(tokens []int32, heldOut float64) (train, val []int32) {
 // Batches holds no state: batch k is a pure function of tokens, B, T, seed and
 // k. It is safe for concurrent use.
 type Batches struct {
-	tokens  []int32
+	read    func(tokens []int32, at int64) error
+	data    func() string // identifies the tokens
 	b, t    int
 	seed    uint64
 	windows uint64 // W, in each epoch
@@ -42,18 +43,31 @@ type Batches struct {
 // NewBatches returns the batches of tokens, which it keeps. It is an error if
 // B or T is less than 1, or if tokens has less than one window.
 func NewBatches(tokens []int32, B, T int, seed uint64) (*Batches, error) {
+	d, err := newBatches(int64(len(tokens)), B, T, seed)
+	if err != nil {
+		return nil, err
+	}
+	d.read = func(to []int32, at int64) error {
+		copy(to, tokens[at:])
+		return nil
+	}
+	d.data = func() string { return fmt.Sprintf("%d tokens, SHA-256 %s", len(tokens), SHA256(tokens)) }
+	return d, nil
+}
+
+// newBatches returns the batches of n tokens, without the tokens.
+func newBatches(n int64, B, T int, seed uint64) (*Batches, error) {
 	if B < 1 || T < 1 {
 		return nil, fmt.Errorf("data: batches of %d rows of %d tokens, want 1 or more of both", B, T)
 	}
-	n := len(tokens)
-	if n <= T {
+	if n <= int64(T) {
 		return nil, fmt.Errorf("data: %d tokens are too few: one window of a sequence of %d has %d", n, T, uint(T)+1)
 	}
 	// W windows from any offset need offset + W·T + 1 ≤ n.
-	w := max(1, (n-T)/T)
+	w := max(1, (n-int64(T))/int64(T))
 	return &Batches{
-		tokens: tokens, b: B, t: T, seed: seed,
-		windows: uint64(w), offsets: uint64(min(T, n-w*T)),
+		b: B, t: T, seed: seed,
+		windows: uint64(w), offsets: uint64(min(int64(T), n-w*int64(T))),
 	}, nil
 }
 
@@ -73,15 +87,21 @@ func (d *Batches) Fill(k int, tokens, targets []int32) error {
 	for row := range d.b {
 		i := uint64(k)*uint64(d.b) + uint64(row) // windows drawn before this one
 		at := d.start(i/d.windows, i%d.windows)
-		copy(tokens[row*d.t:][:d.t], d.tokens[at:])
-		copy(targets[row*d.t:][:d.t], d.tokens[at+1:])
+		x, y := tokens[row*d.t:][:d.t], targets[row*d.t:][:d.t]
+		if err := d.read(x, at); err != nil {
+			return err
+		}
+		copy(y, x[1:])
+		if err := d.read(y[d.t-1:], at+int64(d.t)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // Fingerprint identifies the batches: the tokens, B, T and the seed.
 func (d *Batches) Fingerprint() string {
-	return fmt.Sprintf("%d tokens, SHA-256 %s, in batches of %d×%d, seed %d", len(d.tokens), SHA256(d.tokens), d.b, d.t, d.seed)
+	return fmt.Sprintf("%s, in batches of %d×%d, seed %d", d.data(), d.b, d.t, d.seed)
 }
 
 // SHA256 returns that of tokens as little-endian int32, in hexadecimal.
@@ -101,9 +121,9 @@ func SHA256(tokens []int32) string {
 }
 
 // start returns the position of the i-th window of an epoch.
-func (d *Batches) start(epoch, i uint64) int {
+func (d *Batches) start(epoch, i uint64) int64 {
 	key := mix(mix(d.seed) + epoch)
-	return int(mix(key)%d.offsets) + int(permute(i, d.windows, key))*d.t
+	return int64(mix(key)%d.offsets) + int64(permute(i, d.windows, key))*int64(d.t)
 }
 
 // permute returns the image of i in a permutation of 0..n-1 that key chooses:

@@ -61,38 +61,10 @@ func parseTokens(r io.ReaderAt, size int64, vocab int) ([]int32, error) {
 	bad := func(off int64, field, format string, args ...any) ([]int32, error) {
 		return nil, &FormatError{off, field, fmt.Sprintf(format, args...)}
 	}
-	if size < tokenHeader {
-		return bad(size, "size", "the file ends within its header of %d bytes", tokenHeader)
-	}
-	var h [tokenHeader]byte
-	if err := readAt(r, h[:], 0); err != nil {
+	n, width, err := tokenFile(r, size)
+	if err != nil {
 		return nil, err
 	}
-	field := func(i int) int32 { return int32(binary.LittleEndian.Uint32(h[4*i:])) }
-	width, version := int64(2), int32(version16)
-	switch field(0) {
-	case magic16:
-	case magic32:
-		width, version = 4, version32
-	default:
-		return bad(0, "magic", "%d, want %d (16 bits a token) or %d (32 bits)", field(0), magic16, magic32)
-	}
-	if field(1) != version {
-		return bad(4, "version", "%d, want %d", field(1), version)
-	}
-	n := int64(field(2))
-	if n < 1 {
-		return bad(8, "count", "%d tokens, want 1 or more", n)
-	}
-	for i := 3; i < 256; i++ {
-		if field(i) != 0 {
-			return bad(int64(4*i), "padding", "%d, want 0", field(i))
-		}
-	}
-	if want := tokenHeader + n*width; size != want {
-		return bad(min(size, want), "size", "the file has %d bytes, want %d for %d tokens of %d bytes", size, want, n, width)
-	}
-
 	tokens := make([]int32, 0, n) // n·width bytes are there
 	block := make([]byte, 64<<10)
 	for off := int64(tokenHeader); off < size; {
@@ -117,11 +89,51 @@ func parseTokens(r io.ReaderAt, size int64, vocab int) ([]int32, error) {
 	return tokens, nil
 }
 
+// tokenFile reads the header of a token file of so many bytes.
+func tokenFile(r io.ReaderAt, size int64) (n, width int64, err error) {
+	bad := func(off int64, field, format string, args ...any) (int64, int64, error) {
+		return 0, 0, &FormatError{off, field, fmt.Sprintf(format, args...)}
+	}
+	if size < tokenHeader {
+		return bad(size, "size", "the file ends within its header of %d bytes", tokenHeader)
+	}
+	var h [tokenHeader]byte
+	if err := readAt(r, h[:], 0); err != nil {
+		return 0, 0, err
+	}
+	field := func(i int) int32 { return int32(binary.LittleEndian.Uint32(h[4*i:])) }
+	width = 2
+	version := int32(version16)
+	switch field(0) {
+	case magic16:
+	case magic32:
+		width, version = 4, version32
+	default:
+		return bad(0, "magic", "%d, want %d (16 bits a token) or %d (32 bits)", field(0), magic16, magic32)
+	}
+	if field(1) != version {
+		return bad(4, "version", "%d, want %d", field(1), version)
+	}
+	n = int64(field(2))
+	if n < 1 {
+		return bad(8, "count", "%d tokens, want 1 or more", n)
+	}
+	for i := 3; i < 256; i++ {
+		if field(i) != 0 {
+			return bad(int64(4*i), "padding", "%d, want 0", field(i))
+		}
+	}
+	if want := tokenHeader + n*width; size != want {
+		return bad(min(size, want), "size", "the file has %d bytes, want %d for %d tokens of %d bytes", size, want, n, width)
+	}
+	return n, width, nil
+}
+
 // WriteTokens writes a token file, of 16 bits a token if vocab allows and of
 // 32 otherwise. It is written aside, synced and renamed, so that path is
 // either what it was or the whole new file. A token out of range, and more of
 // them than the format can count, is an error before anything is written.
-func WriteTokens(path string, tokens []int32, vocab int) (err error) {
+func WriteTokens(path string, tokens []int32, vocab int) error {
 	if len(tokens) < 1 || len(tokens) > math.MaxInt32 {
 		return fmt.Errorf("data: %s: %d tokens, want 1 to %d", path, len(tokens), math.MaxInt32)
 	}
@@ -130,20 +142,12 @@ func WriteTokens(path string, tokens []int32, vocab int) (err error) {
 			return fmt.Errorf("data: %s: token %d is %d, want 0 to %d", path, i, id, vocab-1)
 		}
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("data: writing %s: %w", path, err)
-		}
-	}()
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // it is gone, unless something failed
-	defer f.Close()
+	return replace(path, func(w io.Writer) error { return writeTokens(w, tokens, vocab) })
+}
 
-	w := bufio.NewWriterSize(f, 64<<10)
+// writeTokens writes the bytes of a token file.
+func writeTokens(to io.Writer, tokens []int32, vocab int) error {
+	w := bufio.NewWriterSize(to, 64<<10)
 	var h [tokenHeader]byte
 	wide := vocab > 1<<16
 	fields := [3]uint32{magic16, version16, uint32(len(tokens))}
@@ -163,7 +167,24 @@ func WriteTokens(path string, tokens []int32, vocab int) (err error) {
 		}
 		w.Write(b)
 	}
-	if err := w.Flush(); err != nil {
+	return w.Flush()
+}
+
+// replace writes a file aside, syncs it and renames it to path.
+func replace(path string, write func(io.Writer) error) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("data: writing %s: %w", path, err)
+		}
+	}()
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // it is gone, unless something failed
+	defer f.Close()
+	if err := write(f); err != nil {
 		return err
 	}
 	if err := f.Chmod(0o644); err != nil && runtime.GOOS != "windows" {

@@ -57,11 +57,11 @@ type Config struct {
 	SaveRetries    int           // 0: 5; negative: none
 	SaveRetryDelay time.Duration // 0: 10 s
 
-	// OnBad is what is done about a step whose loss or gradient norm is not
-	// finite or, if Spike is set, more than Spike standard deviations above the
-	// mean of the last 64 steps (see BadNumberError).
+	// OnBad is what is done about a step whose loss or gradient norm is not a
+	// number, beyond 2⁶⁴ or, if Spike is set, more than Spike standard deviations
+	// above the mean of the last 64 steps (see BadNumberError).
 	OnBad Policy
-	Spike float64 // 0: any finite number will do
+	Spike float64 // 0: anything up to 2⁶⁴ will do
 
 	NormsEvery int          // steps from one report of every layer's norms to the next; 0: none
 	OnEvent    func(Event)  // gets everything that happens, on the goroutine of Run; nil: nobody

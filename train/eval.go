@@ -70,6 +70,9 @@ func (t *Trainer) eval(ctx context.Context, tokens []int32, about int) (loss flo
 	if about > 0 && about < len(tokens) {
 		part = max(1, int(int64(all)*int64(about)/int64(len(tokens))))
 	}
+	if err := t.ws.Resize(t.c.Batch, t.c.SeqLen); err != nil {
+		return 0, 0, fmt.Errorf("train: %w", err)
+	}
 	t.ws.LossDenom = 1 // the sum
 	size := t.c.Batch * t.c.SeqLen
 	for i := range part {

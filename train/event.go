@@ -129,14 +129,14 @@ func norms(m *chainrule.Model, grad *chainrule.Params) []Norm {
 	return all
 }
 
-// operations returns the floating-point operations of a step that no
+// operations returns the floating-point operations of a batch that no
 // implementation can do without: 2 a token and weight of a matrix in the
 // forward and 4 in the backward; attention has T(T+1)/2 pairs of query and key,
 // each with two products of HeadDim in the forward and five in the backward.
-func operations(c chainrule.Config, batches, B, T int) float64 {
+func operations(c chainrule.Config, B, T int) float64 {
 	q, kv := c.NHeads*c.HeadDim, c.NKVHeads*c.HeadDim
 	layer := c.Dim*(q+2*kv) + q*c.Dim + 3*c.Dim*c.HiddenDim
 	weights := float64(c.NLayers)*float64(layer) + float64(c.Dim)*float64(c.VocabSize)
 	attention := 14 * float64(T) * float64(T+1) / 2 * float64(q) * float64(c.NLayers)
-	return float64(batches) * float64(B) * (6*float64(T)*weights + attention)
+	return float64(B) * (6*float64(T)*weights + attention)
 }

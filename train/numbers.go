@@ -28,17 +28,19 @@ const maxBad = 3
 
 // BadNumberError says that a run came upon a number that cannot be right.
 //
-// Every step, before the update, its loss and the norm of its gradient are
-// looked at. A NaN or an infinity anywhere in the forward or the backward makes
-// one of them so, and so does a bit that flips where the number becomes huge:
-// in a weight, a gradient, what is added up along the layers. Every save, and a
-// Run's end, looks at all weights, averages and moments: one that is not finite,
-// that is beyond 2⁶⁴ in magnitude, or a second moment that is negative is an
-// error, and the last checkpoint stays as it is.
+// Every step, before the update, the loss, the norm of the gradient and the
+// residual stream behind the last layer are looked at: none may be NaN or beyond
+// 2⁶⁴, which is what a flip of the highest bit of its exponent makes of nearly
+// every number below 2. Every save looks at all weights, averages and moments in
+// the same way, and a second moment must not be negative; otherwise the last
+// checkpoint stays as it is. So whatever makes a weight, a moment, a gradient or
+// the stream huge or not a number is found before the update or, where only the
+// optimizer met it, at the latest before it is saved.
 //
-// What changes a number by less than that, say a bit of its mantissa, is not
-// told from learning. Nor is what normalisation takes back: a huge query or key
-// moves the attention of one head, and the loss by less than its noise.
+// A flip that makes a number smaller, or moves it within the range of its like,
+// is not told from learning. Nor is one that the model bounds: a huge query or
+// key turns one head's attention to one token, a gate or a logit far below zero
+// is closed or has the probability 0.
 type BadNumberError struct {
 	Step  int
 	What  string // "loss", "gradient of layers.3.wq[17]", "weight rms_final[2]", …
@@ -59,17 +61,20 @@ func (e *BadNumberError) Error() string {
 	return fmt.Sprintf("step %d: the %s is %v", e.Step, e.What, e.Value)
 }
 
-// check returns a *BadNumberError if the loss or the gradient of a step that is
-// not updated yet are bad.
-func (t *Trainer) check(s Step) error {
-	if !isFinite(s.Loss) {
+// check returns a *BadNumberError if the loss, the gradient or the residual
+// stream of a step that is not updated yet are bad.
+func (t *Trainer) check(s Step, rms float64) error {
+	if !(math.Abs(s.Loss) <= implausible) {
 		return &BadNumberError{Step: s.Step, What: "loss", Value: s.Loss}
 	}
-	if !isFinite(s.GradNorm) {
-		if err := badValue(s.Step, "gradient of ", t.grad, math.MaxFloat32, false); err != nil {
+	if !(s.GradNorm <= implausible) {
+		if err := badValue(s.Step, "gradient of ", t.grad, implausible, false); err != nil {
 			return err
 		}
 		return &BadNumberError{Step: s.Step, What: "gradient norm", Value: s.GradNorm}
+	}
+	if !(rms <= implausible) {
+		return &BadNumberError{Step: s.Step, What: "root mean square of the residual stream", Value: rms}
 	}
 	if t.c.Spike == 0 {
 		return nil

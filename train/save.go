@@ -142,15 +142,12 @@ func (t *Trainer) keep() (steps []int) {
 		return steps
 	}
 	best, least := -1, math.Inf(1)
-	if t.valStep == t.step && isFinite(t.valLoss) {
-		least = t.valLoss
-	}
 	for _, i := range others {
-		if loss, ok := ValLoss(i); ok && loss <= least {
+		if loss, ok := ValLoss(i); ok && loss < least {
 			best, least = i.Step, loss
 		}
 	}
-	if best >= 0 {
+	if best >= 0 && !(t.valStep == t.step && t.valLoss < least) {
 		steps = append(steps, best)
 	}
 	return steps

@@ -44,3 +44,27 @@ func TestWarmupCosineRisesThenFallsWithinItsBounds(t *testing.T) {
 		}
 	})
 }
+
+func TestLinearGoesThroughItsPoints(t *testing.T) {
+	s := train.Linear{LR: 1, MinLR: 0.2, Warmup: 10, Steps: 50}
+	for step, want := range map[int]float64{1: 0.1, 5: 0.5, 10: 1, 11: 0.98, 30: 0.6, 49: 0.22, 50: 0.2, 1000: 0.2} {
+		require.InDelta(t, want, s.At(step), 1e-15, "step %d", step)
+	}
+	require.Equal(t, 0.5, train.Linear{LR: 1, Steps: 2}.At(1))
+	require.Equal(t, 1.0, train.Linear{LR: 1, Warmup: 4, Steps: 4}.At(4), "the warm-up ends at LR")
+}
+
+func TestWarmupStableDecayGoesThroughItsPoints(t *testing.T) {
+	s := train.WarmupStableDecay{LR: 1, MinLR: 0.2, Warmup: 10, Decay: 20, Steps: 100}
+	for step, want := range map[int]float64{1: 0.1, 10: 1, 11: 1, 80: 1, 81: 0.96, 90: 0.6, 99: 0.24, 100: 0.2, 101: 0.2} {
+		require.InDelta(t, want, s.At(step), 1e-15, "step %d", step)
+	}
+	longer := s
+	longer.Steps = 1000
+	for step := 1; step <= 80; step++ {
+		require.Equal(t, s.At(step), longer.At(step), "what a longer run can go on from")
+	}
+	for _, none := range []train.WarmupStableDecay{{LR: 1, Steps: 5}, {LR: 1, Warmup: 3, Steps: 5}} {
+		require.Equal(t, 1.0, none.At(4))
+	}
+}

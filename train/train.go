@@ -44,7 +44,8 @@ type Trainer struct {
 	warnings []error
 	peak     float64 // operations a second
 
-	tokens, targets []int32 // of a step: [Accumulate,B,T]
+	tokens, targets []int32 // of a step: [Accumulate,Batch,SeqLen]
+	batches         []batch // the parts of it that the step takes
 }
 
 // New returns a Trainer at the start of a run. Beside Validate's, there is an
@@ -98,7 +99,7 @@ func newTrainer(c Config, lock *os.File) (*Trainer, error) {
 		return nil, err
 	}
 	n := c.Accumulate * c.Batch * c.SeqLen
-	t.tokens, t.targets = make([]int32, n), make([]int32, n)
+	t.tokens, t.targets, t.batches = make([]int32, n), make([]int32, n), make([]batch, c.Accumulate)
 	return t, nil
 }
 
@@ -159,6 +160,9 @@ func (t *Trainer) Run(ctx context.Context) iter.Seq2[Step, error] {
 	return func(yield func(Step, error) bool) {
 		if t.step == t.c.Steps {
 			return
+		}
+		if t.saves.time.IsZero() {
+			t.saves.time = time.Now()
 		}
 		t.peak = peak.FMA(runtime.GOMAXPROCS(0))
 		t.emit(Started, t.last(), nil)
@@ -249,38 +253,45 @@ func (t *Trainer) take() (Step, error) {
 	for slices.Contains(t.skipped, t.cursor) {
 		t.cursor++
 	}
-	size := t.c.Batch * t.c.SeqLen
-	for i := range t.c.Accumulate {
-		lo, hi := i*size, (i+1)*size
-		k := int(t.cursor)*t.c.Accumulate + i
-		if err := t.source.Fill(k, t.tokens[lo:hi], t.targets[lo:hi]); err != nil {
-			return s, fmt.Errorf("train: step %d: batch %d: %w", s.Step, k, err)
-		}
+	if err := t.fill(); err != nil {
+		return s, fmt.Errorf("train: step %d: %w", s.Step, err)
 	}
-	for _, id := range t.targets {
-		if id >= 0 {
-			s.Tokens++
+	for _, b := range t.batches {
+		for _, id := range b.targets {
+			if id >= 0 {
+				s.Tokens++
+			}
 		}
 	}
 
 	// Each loss is a sum over the batch divided by the step's number of
 	// targets, so losses and gradients add up to those of one large batch.
 	t.ws.LossDenom = float64(max(s.Tokens, 1))
+	rms := 0.0
 	if !t.zeroed {
 		chainrule.ZeroGrad(t.grad)
 	}
 	t.zeroed = false
-	work := 0.0
-	for i := range t.c.Accumulate {
-		loss, ops, err := t.backward(t.tokens[i*size:][:size], t.targets[i*size:][:size])
-		work += ops
+	for _, b := range t.batches {
+		var loss float64
+		err := t.ws.Resize(b.B, b.T)
+		if err == nil {
+			loss, err = chainrule.Forward(t.c.Model, t.ws, b.tokens, b.targets)
+		}
+		if err == nil {
+			rms = max(rms, t.ws.ResidualRMS())
+			err = chainrule.Backward(t.c.Model, t.ws, t.grad)
+		}
 		if err != nil {
 			return s, fmt.Errorf("train: step %d: %w", s.Step, err)
 		}
 		s.Loss += loss
 	}
+	if err := t.ws.Resize(t.c.Batch, t.c.SeqLen); err != nil { // evaluations take it as it is
+		return s, fmt.Errorf("train: step %d: %w", s.Step, err)
+	}
 	s.GradNorm = chainrule.GradNorm(t.grad)
-	if err := t.check(s); err != nil {
+	if err := t.check(s, rms); err != nil {
 		if weight := badValue(s.Step, "weight ", t.c.Model.Params, implausible, false); weight != nil { // as it was loaded
 			err = fmt.Errorf("%w; %w", err, weight)
 		}
@@ -307,7 +318,9 @@ func (t *Trainer) take() (Step, error) {
 	}
 	s.Duration = time.Since(start)
 	s.Seen = t.seen
-	s.MFU = work / s.Duration.Seconds() / t.peak
+	for _, b := range t.batches {
+		s.MFU += operations(t.c.Model.Config, b.B, b.T) / s.Duration.Seconds() / t.peak
+	}
 	s.PeakMemory, _ = sysmem.Peak()
 	if t.c.NormsEvery > 0 && t.due(t.c.NormsEvery) {
 		s.Norms = norms(t.c.Model, t.grad)
@@ -315,20 +328,27 @@ func (t *Trainer) take() (Step, error) {
 	return s, nil
 }
 
-// backward adds the gradient of a batch, of which it computes only what that
-// depends on, and returns the number of operations, too.
-func (t *Trainer) backward(tokens, targets []int32) (loss, ops float64, err error) {
-	B, T := data.Trim(tokens, targets, t.c.Batch, t.c.SeqLen)
-	if err = t.ws.Resize(B, T); err == nil {
-		loss, err = chainrule.Forward(t.c.Model, t.ws, tokens[:B*T], targets[:B*T])
+// batch is [B,T] tokens and targets.
+type batch struct {
+	B, T            int
+	tokens, targets []int32
+}
+
+// fill reads the batches of the step at cursor, and trims them to what the
+// gradient depends on.
+func (t *Trainer) fill() error {
+	size := t.c.Batch * t.c.SeqLen
+	for i := range t.batches {
+		k := int(t.cursor)*t.c.Accumulate + i
+		b := batch{tokens: t.tokens[i*size:][:size], targets: t.targets[i*size:][:size]}
+		if err := t.source.Fill(k, b.tokens, b.targets); err != nil {
+			return fmt.Errorf("batch %d: %w", k, err)
+		}
+		b.B, b.T = data.Trim(b.tokens, b.targets, t.c.Batch, t.c.SeqLen)
+		b.tokens, b.targets = b.tokens[:b.B*b.T], b.targets[:b.B*b.T]
+		t.batches[i] = b
 	}
-	if err == nil {
-		err = chainrule.Backward(t.c.Model, t.ws, t.grad)
-	}
-	if e := t.ws.Resize(t.c.Batch, t.c.SeqLen); err == nil {
-		err = e // evaluations take it as it is
-	}
-	return loss, operations(t.c.Model.Config, 1, B, T), err
+	return nil
 }
 
 // handle does what OnBad says about a step that failed with err, around bad.

@@ -18,17 +18,30 @@ import (
 type display struct {
 	out   io.Writer
 	quiet bool
+	c     *material
 	width int // of the terminal; 0: there is none
 	bar   *progressbar.ProgressBar
 
-	steps int
-	began time.Time
-	bytes int
-	val   float64 // the last measurement
+	steps  int
+	began  time.Time
+	tokens int
+	val    float64 // the last measurement
 }
 
-func newDisplay(out io.Writer, quiet bool) *display {
-	return &display{out: out, quiet: quiet, width: cli.Width(out), val: math.NaN()}
+func newDisplay(out io.Writer, quiet bool, c *material) *display {
+	return &display{out: out, quiet: quiet, c: c, width: cli.Width(out), val: math.NaN()}
+}
+
+// event shows what goes wrong, and is no reason to stop, when it happens.
+func (d *display) event(e train.Event) {
+	switch e.Kind {
+	case train.SaveFailed:
+		d.line("after step %d: %v\n", e.Step.Step, e.Err)
+	case train.Skipped, train.Warned:
+		d.line("%v\n", e.Err)
+	case train.RolledBack:
+		d.line("going on from the checkpoint of step %d\n", e.Step.Step)
+	}
 }
 
 // printf tells about the run, resultf what came of it.
@@ -63,23 +76,30 @@ func (d *display) step(s train.Step) {
 	if d.quiet {
 		return
 	}
-	d.bytes += s.Tokens
+	if s.Bad != nil {
+		return // an event has told
+	}
+	d.tokens += s.Tokens
 	if s.Evaluated {
-		d.val = s.ValLoss / math.Ln2
+		d.val = d.c.bits(s.ValLoss)
 	}
 	elapsed := time.Since(d.began)
-	rate := float64(d.bytes) / elapsed.Seconds()
+	rate := float64(d.tokens) / elapsed.Seconds()
 	left := time.Duration(float64(d.steps-s.Step) * float64(s.Tokens) / rate * float64(time.Second)).Round(time.Second)
+	rate *= d.c.bytesPerToken()
 	if s.Evaluated || s.Step == 1 || s.Step == 10 {
 		held := "-"
 		if s.Evaluated {
 			held = fmt.Sprintf("%.3f", d.val)
 		}
-		d.line("%7d %9.3f %9s %10.2e %7.2f %9.0f %9s\n", s.Step, s.Loss/math.Ln2, held, s.LR, s.GradNorm, rate, left)
+		d.line("%7d %9.3f %9s %10.2e %7.2f %9.0f %9s\n", s.Step, d.c.bits(s.Loss), held, s.LR, s.GradNorm, rate, left)
 	}
 	if d.bar != nil {
-		d.bar.Describe(fmt.Sprintf("%.2f bits/byte, %.0f bytes/s", s.Loss/math.Ln2, rate))
+		d.bar.Describe(fmt.Sprintf("%.2f bits/byte, %.0f bytes/s", d.c.bits(s.Loss), rate))
 		_ = d.bar.Set(s.Step)
+	}
+	if s.Sampled && s.Step < d.steps {
+		d.sample(s.Sample)
 	}
 }
 

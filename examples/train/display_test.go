@@ -50,7 +50,7 @@ func TestTheBarStaysBelowTheLines(t *testing.T) {
 	for _, width := range []int{0, 30, 79, 80, 200} {
 		t.Run(fmt.Sprint(width), func(t *testing.T) {
 			s := &screen{t: t, lines: []string{""}}
-			d := newDisplay(s, false)
+			d := newDisplay(s, false, &material{text: make([]byte, 10), val: make([]int32, 10)})
 			d.width = width
 			d.start(0, 100)
 			drawn := false

@@ -1,4 +1,4 @@
-// Train trains a Llama on a text, byte by byte, and shows how it learns.
+// Train trains a Llama on a text, and shows how it learns.
 //
 //	go run ./examples/train
 //
@@ -24,8 +24,9 @@ import (
 	"time"
 
 	"github.com/chainrule-go/chainrule"
-	"github.com/chainrule-go/chainrule/data"
+	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
+	"github.com/chainrule-go/chainrule/internal/sysmem"
 	"github.com/chainrule-go/chainrule/tokenizer"
 	"github.com/chainrule-go/chainrule/train"
 )
@@ -51,37 +52,47 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		defer pprof.StopCPUProfile()
 	}
 
-	text, err := data.ReadText(s.Data)
-	if err != nil && s.resume != "" {
-		err = fmt.Errorf("%w (if the text of this run has moved, say where with -data)", err)
-	}
+	c, err := readCorpus(s)
 	if err != nil {
 		return err
 	}
-	tok := tokenizer.Byte{}
-	trainTokens, valTokens := data.Split(tok.Encode(string(text)), min(0.1, mostHeldOut/float64(len(text))))
-	split := len(trainTokens)
-	if split <= s.Seq || len(valTokens) < 2 {
-		return fmt.Errorf("%s has %d bytes to learn from and %d held out, want at least %d (-seq and one more) and 2",
-			s.Data, split, len(valTokens), s.Seq+1)
+	be, err := cli.Backend(s.backend, os.Stderr)
+	if err != nil {
+		return err
+	}
+	defer be.Close()
+	show := newDisplay(out, s.quiet, c)
+	show.printf("%s: %d bytes to learn from, %d held out\n", s.Data, c.split, len(c.text)-c.split)
+	if s.Vocab > 0 {
+		show.printf("a BPE of %d tokens, %.2f bytes each\n", c.VocabSize(), float64(c.split)/float64(len(c.train)))
+	}
+	if s.minutes > 0 {
+		if err := s.fit(ctx, c, be); err != nil {
+			return err
+		}
 	}
 
-	c := chainrule.Config{
-		Dim: s.Dim, HiddenDim: s.Hidden, NLayers: s.Layers, NHeads: s.Heads, NKVHeads: s.KVHeads,
-		HeadDim: s.Dim / s.Heads, VocabSize: tok.VocabSize(), SeqLen: s.Seq,
-		RopeTheta: 10000, NormEps: 1e-5, Tied: true,
+	cfg := train.Config{
+		Backend: be, Train: c.train, Val: c.val,
+		Batch: s.Batch, SeqLen: s.Seq, Accumulate: s.Accum, Steps: s.Steps, Seed: s.Seed,
+		Schedule: train.WarmupCosine{LR: s.LR, MinLR: s.MinLR, Warmup: s.Warmup, Steps: s.Steps},
+		Adam:     chainrule.Adam{Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: s.WeightDecay},
+		ClipNorm: s.Clip, EMA: s.EMA, OnBad: train.RollBack,
+		// Half a window of context for every token, not none for the first ones.
+		EvalEvery: s.EvalEvery, EvalTokens: c.evalTokens(s.Seq), EvalStride: max(1, s.Seq/2),
+		Dir: s.out, SaveEvery: s.SaveEvery, KeepBest: true, SaveRetries: 4, SaveRetryDelay: retryDelay,
+		OnEvent: show.event,
 	}
-	memory, err := chainrule.WorkspaceBytes(c, s.Batch, s.Seq)
+	shape := s.model(c)
+	need, err := train.NewEstimate(cfg, shape)
 	if err != nil {
-		return cli.UsageError(err.Error())
+		return cli.UsageError(strings.TrimPrefix(err.Error(), "train: "))
 	}
-	memory += 16*int64(c.NumParams()) + 5*int64(len(text)) + 8*int64(s.Batch*s.Seq*s.Accum)
-	show := newDisplay(out, s.quiet)
-	show.printf("%s: %d bytes to learn from, %d held out\n", s.Data, split, len(valTokens))
-	show.printf("Llama of %s parameters: %d layers of width %d, %d heads, context %d bytes\n",
-		cli.Count(c.NumParams()), c.NLayers, c.Dim, c.NHeads, c.SeqLen)
-	show.printf("%d steps of %d bytes on %d cores, %s of memory",
-		s.Steps, s.Batch*s.Seq*s.Accum, runtime.GOMAXPROCS(0), cli.Bytes(memory))
+	memory := need.Memory + int64(len(c.text)) + int64(c.split) + ending // the text, and a part of it to compress
+	show.printf("Llama of %s parameters: %d layers of width %d, %d heads, context %d %s\n",
+		cli.Count(shape.NumParams()), shape.NLayers, shape.Dim, shape.NHeads, shape.SeqLen, c.unit())
+	show.printf("%d steps of %d %s on %d cores, %s of memory, %s on disk",
+		s.Steps, s.Batch*s.Seq*s.Accum, c.unit(), runtime.GOMAXPROCS(0), cli.Bytes(memory), cli.Bytes(need.Checkpoints))
 	if err := cli.CheckMemory(memory); err != nil {
 		show.printf("\n")
 		return err
@@ -90,29 +101,19 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		show.printf("\n")
 		return err
 	}
+	cfg.Dir = s.out
 	show.printf(", into %s\n", s.out)
 
-	be, err := cli.Backend(s.backend, os.Stderr)
-	if err != nil {
+	if cfg.Model, err = chainrule.NewModel(shape); err != nil {
 		return err
 	}
-	defer be.Close()
-	m, err := chainrule.NewModel(c)
-	if err != nil {
-		return err
+	cfg.Model.Init(s.Seed)
+	w := &writer{c, be, s.Seed}
+	if s.SampleEvery > 0 && !s.quiet {
+		cfg.SampleEvery = s.SampleEvery
+		cfg.Sample = func(ctx context.Context, m *chainrule.Model) (string, error) { return w.write(ctx, m, 160) }
 	}
-	m.Init(s.Seed)
-	t, err := s.trainer(train.Config{
-		Model: m, Backend: be, Train: trainTokens, Val: valTokens,
-		Batch: s.Batch, SeqLen: s.Seq, Accumulate: s.Accum, Steps: s.Steps, Seed: s.Seed,
-		Schedule: train.WarmupCosine{LR: s.LR, MinLR: s.MinLR, Warmup: s.Warmup, Steps: s.Steps},
-		Adam:     chainrule.Adam{Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: s.WeightDecay},
-		ClipNorm: s.Clip, Dir: s.out, SaveEvery: s.SaveEvery, SaveRetries: 4, SaveRetryDelay: retryDelay,
-		// During the run a tenth of the held-out text is enough; the end has all.
-		EvalEvery: s.EvalEvery, EvalTokens: min(max(len(valTokens)/10, min(len(valTokens), 4*s.Seq)), 32<<10),
-		// Half a window of context for every byte, not none for the first ones.
-		EvalStride: max(1, s.Seq/2),
-	})
+	t, err := s.trainer(cfg, c)
 	if err != nil {
 		return err
 	}
@@ -120,59 +121,67 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	for _, damage := range t.Damaged() {
 		show.printf("passed over a damaged checkpoint: %v\n", damage)
 	}
-	h, err := openHistory(filepath.Join(s.out, metricsFile), t.Step())
+	h, err := openHistory(filepath.Join(s.out, metricsFile), t.Step(), c)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 
-	prompt := tok.Encode("The ")
-	sample := func(n int) (string, error) {
-		stream, b := tokenizer.NewStream(tok), strings.Builder{}
-		b.WriteString(tok.Decode(prompt))
-		o := chainrule.SamplerOptions{Temperature: 0.7, Seed: s.Seed}
-		for token, err := range cli.Text(ctx, m, be, prompt, n, o) {
-			if err != nil {
-				return "", err
-			}
-			b.WriteString(stream.Put(token))
-		}
-		b.WriteString(stream.Flush())
-		return cli.Printable(b.String()), nil
-	}
-
 	show.start(t.Step(), s.Steps)
 	for step, err := range t.Run(ctx) {
-		if err == nil {
+		if err == nil && step.Bad == nil {
 			err = h.add(step)
+		} else if err == nil {
+			err = h.rewind(t.Step())
 		}
 		if err != nil {
 			show.stop()
 			return s.ended(show, t.Step(), err)
 		}
 		show.step(step)
-		if s.SampleEvery > 0 && step.Step%s.SampleEvery == 0 && step.Step < s.Steps && !s.quiet {
-			if text, err := sample(160); err == nil { // stopped or not finite: the run itself says so
-				show.sample(text)
-			}
-		}
 	}
 	show.stop()
-	if err := finish(ctx, show, s, t, h, text, split, sample); err != nil {
+	if err := finish(ctx, show, s, t, h, c, w); err != nil {
 		return s.ended(show, t.Step(), err)
 	}
+	if peak, ok := sysmem.Peak(); ok {
+		show.printf("\n%s of memory were taken at most, %s had been expected\n", cli.Bytes(peak), cli.Bytes(memory))
+	}
 	return nil
+}
+
+// ending is the memory that measuring, compressing and drawing at the end take.
+const ending = 17 << 20
+
+// writer lets a model write.
+type writer struct {
+	c    *material
+	be   backend.Backend
+	seed uint64
+}
+
+// write returns a prompt and n tokens more.
+func (w *writer) write(ctx context.Context, m *chainrule.Model, n int) (string, error) {
+	prompt := w.c.Encode("The ")
+	stream, b := tokenizer.NewStream(w.c), strings.Builder{}
+	b.WriteString(w.c.Decode(prompt))
+	o := chainrule.SamplerOptions{Temperature: 0.7, Seed: w.seed}
+	for token, err := range cli.Text(ctx, m, w.be, prompt, n, o) {
+		if err != nil {
+			return "", err
+		}
+		b.WriteString(stream.Put(token))
+	}
+	b.WriteString(stream.Flush())
+	return cli.Printable(b.String()), nil
 }
 
 // retryDelay is how long the first wait for a disk is; tests have less time.
 var retryDelay = 2 * time.Second
 
-// mostHeldOut bounds, in bytes, what is measured at the end.
-const mostHeldOut = 1 << 20
-
 // trainer begins the run, or goes on with it; one that was killed before its
 // first checkpoint begins anew.
-func (s *settings) trainer(c train.Config) (*train.Trainer, error) {
+func (s *settings) trainer(c train.Config, text *material) (*train.Trainer, error) {
 	if s.resume != "" {
 		t, err := train.Resume(s.resume, c)
 		if !errors.Is(err, fs.ErrNotExist) || s.resume != s.out {
@@ -187,6 +196,9 @@ func (s *settings) trainer(c train.Config) (*train.Trainer, error) {
 		err = s.wantNew() // again: the directory is this run's now
 	}
 	if err == nil {
+		err = text.save(s.out)
+	}
+	if err == nil {
 		err = s.save()
 	}
 	if err == nil {
@@ -194,29 +206,29 @@ func (s *settings) trainer(c train.Config) (*train.Trainer, error) {
 	}
 	if err != nil {
 		t.Close()
+		return nil, err
 	}
-	return t, err
+	return t, nil
 }
 
 // finish measures on all of the held-out text, and says what came out.
-func finish(ctx context.Context, show *display, s *settings, t *train.Trainer, h *history,
-	text []byte, split int, sample func(int) (string, error)) error {
-	show.printf("\nmeasuring on all %d held-out bytes …\n", len(text)-split)
-	loss, _, err := t.Eval(ctx, tokenizer.Byte{}.Encode(string(text[split:])))
+func finish(ctx context.Context, show *display, s *settings, t *train.Trainer, h *history, c *material, w *writer) error {
+	show.printf("\nmeasuring on all %d held-out bytes …\n", len(c.text)-c.split)
+	loss, _, err := t.Eval(ctx, c.val)
 	if err != nil {
 		return err
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return fmt.Errorf("after step %d, the loss on the held-out text is %v", t.Step(), loss)
 	}
-	ours := loss / math.Ln2
-	marks := compressors(ctx, text, split)
+	ours := c.bits(loss)
+	marks := compressors(ctx, c.text, c.split)
 	show.resultf("\nbits for a byte of the held-out text, which none of them had seen:\n\n")
 	show.resultf("  %-10s %.3f\n", "this model", ours)
 	for _, m := range marks {
 		show.resultf("  %-10s %.3f\n", m.name, m.bits)
 	}
-	story, err := sample(400)
+	story, err := w.write(ctx, t.Averaged(), 400)
 	if err != nil {
 		return err
 	}
@@ -226,8 +238,14 @@ func finish(ctx context.Context, show *display, s *settings, t *train.Trainer, h
 		return fmt.Errorf("drawing the loss: %w", err)
 	}
 	path, _ := newest(s.out)
-	show.resultf("\nloss curve  %s\nmodel       %s (a directory that transformers loads, too)\nmore text   %s %s \"The \"\n",
-		png, path, cli.Sibling("generate"), cli.Quote(s.out))
+	show.resultf("\nloss curve  %s\nmodel       %s (a directory that transformers loads, too)\n", png, path)
+	if best, err := train.Best(s.out); err == nil && best.Path != path {
+		loss, _ := train.ValLoss(best)
+		show.resultf("best        %s (%.3f bits a byte while it ran)\n", best.Path, c.bits(loss))
+	}
+	dir := cli.Quote(s.out)
+	show.resultf("more text   %s %s \"The \"\nmeasure     %s -resume %s\nexport      %s %s %s\n",
+		cli.Sibling("generate"), dir, cli.Command(), dir, cli.Sibling("export"), dir, cli.Quote(filepath.Join(s.out, "model.gguf")))
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -100,7 +101,7 @@ func TestACommandLineThatCannotBeIsAUsageError(t *testing.T) {
 		{[]string{"-batch", "0"}, "-batch is 0"},
 		{[]string{"-seq", "0"}, "-seq is 0"},
 		{[]string{"-accum", "0"}, "-accum is 0"},
-		{[]string{"-accum", "2147483647"}, "make too many bytes in a step"},
+		{[]string{"-accum", "2147483647"}, "make too many tokens in a step"},
 		{[]string{"-eval-every", "0"}, "-eval-every is 0"},
 		{[]string{"-save-every", "-1"}, "-save-every is -1"},
 		{[]string{"-lr", "NaN"}, "-lr is NaN"},
@@ -110,6 +111,11 @@ func TestACommandLineThatCannotBeIsAUsageError(t *testing.T) {
 		{[]string{"-weight-decay", "Inf"}, "-weight-decay is +Inf"},
 		{[]string{"-dim", "2147483640", "-hidden", "8", "-layers", "2147483647"}, "too many parameters"},
 		{[]string{"-dim", "2147483640"}, "HiddenDim is 5726623040"},
+		{[]string{"-vocab", "256"}, "-vocab is 256, want 257 to"},
+		{[]string{"-ema", "1"}, "-ema is 1, want 0 or more and less than 1"},
+		{[]string{"-minutes", "-1"}, "-minutes is -1"},
+		{[]string{"-minutes", "1e9"}, "-minutes is 1e+09, want at most"},
+		{[]string{"-minutes", "1", "-steps", "5"}, "-steps: -minutes chooses that; give one of the two"},
 		{[]string{"book.txt"}, `unexpected argument "book.txt"`},
 		{[]string{"-resume", ""}, "-resume is empty"},
 	} {
@@ -518,4 +524,50 @@ func TestASaveThatFailsOnTheWayOutIsAnError(t *testing.T) {
 	require.NotEqual(t, cli.Stopped{Signal: syscall.SIGINT}, err)
 	require.ErrorContains(t, err, "saving after step 3")
 	require.NotContains(t, out.String(), "saved in")
+}
+
+// A tokenizer that is made of the text stays with the run, and bits are those of
+// a byte all the same.
+func TestARunWithATokenizerOfItsOwn(t *testing.T) {
+	text := corpus(t)
+	args := with(tiny, "-data", text, "-vocab", "280", "-ema", "0.9", "-steps", "40")
+	whole, out := begin(t, args...)
+	require.Contains(t, out, "a BPE of 280 tokens, ")
+	require.Contains(t, out, "export      ")
+	var bits float64
+	_, rest, _ := strings.Cut(out, "this model")
+	_, err := fmt.Sscan(rest, &bits)
+	require.NoError(t, err)
+	require.Greater(t, bits, 0.1)
+	require.Less(t, bits, 8.2, "of a byte, not of a token")
+	b, err := checkpoint.Open(whole, checkpoint.OpenOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 280, b.Tokenizer.VocabSize())
+	require.Less(t, len(b.Tokenizer.Encode("The quick brown fox")), 12)
+
+	dir := filepath.Join(t.TempDir(), "run")
+	ctx, watch := clitest.StopAt(t, "\n     13 ", cli.Stopped{Signal: syscall.SIGTERM})
+	require.Error(t, run(ctx, with(args, "-out", dir), watch))
+	require.NoError(t, run(t.Context(), []string{"-resume", dir}, io.Discard))
+	require.Equal(t, tree(t, whole), tree(t, dir))
+}
+
+// A run of so many minutes takes about that, and is one like any other.
+func TestMinutesChooseTheRun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "long.txt")
+	write(t, path, strings.Repeat("The quick brown fox jumps over the lazy dog.\n", 2000))
+	start := time.Now()
+	dir, out := begin(t, "-data", path, "-minutes", "0.05", "-seq", "32", "-batch", "2")
+	require.Less(t, time.Since(start), 30*time.Second) // of a machine that is busy
+	b, err := os.ReadFile(filepath.Join(dir, settingsFile))
+	require.NoError(t, err)
+	var s settings
+	require.NoError(t, json.Unmarshal(b, &s))
+	require.NoError(t, s.complete())
+	require.Equal(t, 64*s.Layers, s.Dim)
+	require.Equal(t, s.Layers, s.Heads)
+	require.Greater(t, s.Steps, 1)
+	require.InEpsilon(t, 2e-3*math.Sqrt(4/float64(s.Layers)), s.LR, 1e-9)
+	require.Contains(t, out, fmt.Sprintf("%d steps of 64 bytes", s.Steps))
+	require.NoError(t, run(t.Context(), []string{"-resume", dir}, io.Discard))
 }

@@ -34,13 +34,14 @@ type row struct {
 // history is the steps of a run, also of those before it was interrupted.
 type history struct {
 	*os.File
+	c    *material
 	rows []row
 }
 
 // openHistory opens the file of a run that has taken so many steps. Later ones
 // in it were lost with the process, and are taken again.
-func openHistory(path string, steps int) (*history, error) {
-	h := new(history)
+func openHistory(path string, steps int, c *material) (*history, error) {
+	h := &history{c: c}
 	b, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -68,9 +69,9 @@ func openHistory(path string, steps int) (*history, error) {
 }
 
 func (h *history) add(s train.Step) error {
-	r := row{Step: s.Step, Train: s.Loss / math.Ln2, LR: s.LR, GradNorm: s.GradNorm}
+	r := row{Step: s.Step, Train: h.c.bits(s.Loss), LR: s.LR, GradNorm: s.GradNorm}
 	if s.Evaluated && !math.IsNaN(s.ValLoss) && !math.IsInf(s.ValLoss, 0) { // JSON has no word for these
-		held := s.ValLoss / math.Ln2
+		held := h.c.bits(s.ValLoss)
 		r.HeldOut = &held
 	}
 	h.rows = append(h.rows, r)
@@ -80,6 +81,20 @@ func (h *history) add(s train.Step) error {
 	}
 	if _, err = h.Write(append(b, '\n')); err == nil && s.Saved != "" {
 		err = h.Sync() // as lasting as the checkpoint
+	}
+	return err
+}
+
+// rewind forgets the steps behind a checkpoint that the run went back to.
+func (h *history) rewind(steps int) error {
+	if len(h.rows) == 0 || h.rows[len(h.rows)-1].Step <= steps {
+		return nil
+	}
+	path, c := h.Name(), h.c
+	h.Close()
+	back, err := openHistory(path, steps, c)
+	if err == nil {
+		*h = *back
 	}
 	return err
 }

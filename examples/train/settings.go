@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
 )
 
@@ -21,6 +22,7 @@ const help = `Train a Llama on a text and watch it learn.
 
   go run ./examples/train                      Newton's Opticks, a few minutes
   go run ./examples/train -data book.txt       your own text, or a folder of it
+  go run ./examples/train -minutes 5           a model for that time
   go run ./examples/train -resume runs/opticks-1
 
 Ctrl-C finishes the step, saves, and says how to go on; a second one leaves at
@@ -33,24 +35,30 @@ Where
                     where its text is now, -backend, -quiet and -cpuprofile
                     go with it
 
+  -minutes X        choose -dim, -layers, -heads, -steps and -lr for a run of so
+                    long, by the speed of this machine; 0: as they are given (0)
+
 Model
   -dim N            width (256)
   -hidden N         width of the feed-forward layers; 0: 8/3 of -dim (0)
   -layers N         layers (4)
   -heads N          attention heads (4)
   -kv-heads N       key and value heads; 0: as many as -heads (0)
+  -vocab N          tokens of a BPE that is made of the text; 0: bytes are the
+                    tokens (0)
   -seed N           of the weights, the order of the data and the samples (1)
 
 Training
   -steps N          steps to take (800)
   -batch N          sequences in a batch (8)
-  -seq N            bytes in a sequence (256)
+  -seq N            tokens in a sequence (256)
   -accum N          batches in a step (1)
   -lr RATE          highest learning rate of AdamW (0.002)
   -min-lr RATE      learning rate at the end; 0: a tenth of -lr (0)
   -warmup N         steps to the highest rate; -1: a twentieth of -steps (-1)
   -weight-decay X   of matrices (0.1)
   -clip NORM        largest norm of the gradient; 0: not clipped (1)
+  -ema DECAY        measure and write with averaged weights; 0: do not (0)
 ` + cli.BackendHelp + `
 Watching
   -eval-every N     steps from one measurement on held-out text to the next (50)
@@ -64,14 +72,17 @@ Watching
 type settings struct {
 	Data                                string
 	Dim, Hidden, Layers, Heads, KVHeads int
+	Vocab                               int `json:",omitempty"`
 	Seed                                uint64
 	Steps, Batch, Seq, Accum            int
 	LR, MinLR                           float64
 	Warmup                              int
 	WeightDecay, Clip                   float64
+	EMA                                 float64 `json:",omitempty"`
 	EvalEvery, SaveEvery, SampleEvery   int
 	out, resume, profile, backend       string
 	quiet                               bool
+	minutes                             float64
 }
 
 // flags are the command line, with its defaults.
@@ -85,6 +96,9 @@ func (s *settings) flags() *flag.FlagSet {
 	f.IntVar(&s.Layers, "layers", 4, "")
 	f.IntVar(&s.Heads, "heads", 4, "")
 	f.IntVar(&s.KVHeads, "kv-heads", 0, "")
+	f.Float64Var(&s.minutes, "minutes", 0, "")
+	f.IntVar(&s.Vocab, "vocab", 0, "")
+	f.Float64Var(&s.EMA, "ema", 0, "")
 	f.Uint64Var(&s.Seed, "seed", 1, "")
 	f.IntVar(&s.Steps, "steps", 800, "")
 	f.IntVar(&s.Batch, "batch", 8, "")
@@ -117,8 +131,17 @@ func parse(args []string, out io.Writer) (*settings, error) {
 		if err := s.load(given); err != nil {
 			return nil, err
 		}
-	} else if err := s.complete(); err != nil {
-		return nil, cli.UsageError(err.Error())
+	} else {
+		if s.minutes != 0 {
+			for _, name := range []string{"dim", "hidden", "layers", "heads", "kv-heads", "steps", "eval-every", "save-every", "sample-every"} {
+				if given[name] {
+					return nil, cli.Usagef("-%s: -minutes chooses that; give one of the two", name)
+				}
+			}
+		}
+		if err := s.complete(); err != nil {
+			return nil, cli.UsageError(err.Error())
+		}
 	}
 	if s.Data == "" {
 		path, err := opticks()
@@ -151,23 +174,35 @@ func (s *settings) complete() error {
 	for _, x := range []struct {
 		flag string
 		v    float64
-	}{{"lr", s.LR}, {"min-lr", s.MinLR}, {"weight-decay", s.WeightDecay}, {"clip", s.Clip}} {
+	}{{"lr", s.LR}, {"min-lr", s.MinLR}, {"weight-decay", s.WeightDecay}, {"clip", s.Clip}, {"minutes", s.minutes}} {
 		if !(x.v >= 0) || math.IsInf(x.v, 0) {
 			return fmt.Errorf("-%s is %v, want 0 or a positive number", x.flag, x.v)
 		}
+	}
+	if s.Vocab != 0 && (s.Vocab < 257 || s.Vocab > 1<<20) {
+		return fmt.Errorf("-vocab is %d, want 257 to %d, or 0 for bytes", s.Vocab, 1<<20)
+	}
+	if !(s.EMA >= 0 && s.EMA < 1) {
+		return fmt.Errorf("-ema is %v, want 0 or more and less than 1", s.EMA)
+	}
+	if s.minutes > 1e6 {
+		return fmt.Errorf("-minutes is %v, want at most 1e6", s.minutes)
 	}
 	if s.Dim%s.Heads != 0 || s.Dim/s.Heads%2 != 0 {
 		return fmt.Errorf("-dim is %d, want an even multiple of -heads %d", s.Dim, s.Heads)
 	}
 	if s.Batch*s.Seq > math.MaxInt32/s.Accum {
-		return fmt.Errorf("-batch %d, -seq %d and -accum %d make too many bytes in a step, want at most %d",
+		return fmt.Errorf("-batch %d, -seq %d and -accum %d make too many tokens in a step, want at most %d",
 			s.Batch, s.Seq, s.Accum, math.MaxInt32)
 	}
 	if s.Hidden == 0 {
-		s.Hidden = (s.Dim*8/3 + 31) &^ 31
+		s.Hidden = hidden(s.Dim)
 	}
 	if s.KVHeads == 0 {
 		s.KVHeads = s.Heads
+	}
+	if s.minutes > 0 {
+		return nil // the rest when fit has chosen
 	}
 	if s.MinLR == 0 {
 		s.MinLR = s.LR / 10
@@ -176,6 +211,18 @@ func (s *settings) complete() error {
 		s.Warmup = s.Steps / 20
 	}
 	return nil
+}
+
+// hidden is the usual width of the feed-forward layers.
+func hidden(dim int) int { return (dim*8/3 + 31) &^ 31 }
+
+// model is the shape of the model.
+func (s *settings) model(c *material) chainrule.Config {
+	return chainrule.Config{
+		Dim: s.Dim, HiddenDim: s.Hidden, NLayers: s.Layers, NHeads: s.Heads, NKVHeads: s.KVHeads,
+		HeadDim: s.Dim / s.Heads, VocabSize: c.VocabSize(), SeqLen: s.Seq,
+		RopeTheta: 10000, NormEps: 1e-5, Tied: true,
+	}
 }
 
 // opticks finds Newton's Opticks in the Go distribution.
@@ -234,7 +281,7 @@ func (s *settings) enter() (err error) {
 
 // wantNew returns an error if the directory has a run already.
 func (s *settings) wantNew() error {
-	for _, name := range []string{settingsFile, metricsFile, plotFile} {
+	for _, name := range []string{settingsFile, metricsFile, plotFile, tokenizerFile} {
 		path := filepath.Join(s.out, name)
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s is there already: go on with that run by -resume %s, or choose another -out",
@@ -250,11 +297,30 @@ func (s *settings) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(s.out, "."+settingsFile)
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o666); err != nil {
+	return replace(filepath.Join(s.out, settingsFile), func(w io.Writer) error {
+		_, err := w.Write(append(b, '\n'))
+		return err
+	})
+}
+
+// replace writes a file aside, syncs it and renames it to path.
+func replace(path string, write func(io.Writer) error) error {
+	f, err := os.Create(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)))
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, filepath.Join(s.out, settingsFile))
+	defer os.Remove(f.Name()) // it is gone, unless something failed
+	err = write(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 // load takes the settings of the run that goes on. Flags beside -resume may
