@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -228,4 +229,63 @@ func TestABrokenXZIsLeftOut(t *testing.T) {
 	require.Contains(t, string(out), "gzip -9")
 	require.NotContains(t, string(out), "xz -9e")
 	require.Contains(t, string(out), "The model writes")
+}
+
+// signals is how many TestRandomSignals sends: CHAINRULE_SIGNALS, or 12.
+func signals(t *testing.T) int {
+	s := os.Getenv("CHAINRULE_SIGNALS")
+	if s == "" {
+		return 12
+	}
+	n, err := strconv.Atoi(s)
+	require.NoError(t, err, "CHAINRULE_SIGNALS")
+	return n
+}
+
+// A run that signals stop again and again, at random instants, ends like one
+// that nobody stops. Each time the process says so and exits as the signal asks,
+// and what it did is saved.
+func TestRandomSignals(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a dozen processes")
+	}
+	text := corpus(t)
+	last, sent := -1, signals(t)
+	args := with(tiny, "-data", text, "-steps", strconv.Itoa(1500*sent), "-save-every", "0", "-sample-every", "0", "-eval-every", "1000000", "-quiet")
+	dir := filepath.Join(t.TempDir(), "run")
+	for i := range sent {
+		cmd, stderr := clitest.Command(with(args, "-out", dir)...), new(bytes.Buffer)
+		if _, err := os.Stat(filepath.Join(dir, settingsFile)); err == nil {
+			cmd = clitest.Command("-resume", dir, "-quiet")
+		}
+		cmd.Stderr = stderr
+		require.NoError(t, cmd.Start())
+		time.Sleep(time.Duration(20+rand.IntN(150)) * time.Millisecond)
+		s := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}[rand.IntN(2)]
+		require.NoError(t, cmd.Process.Signal(s))
+		code := clitest.ExitCode(t, cmd.Wait())
+		if code == -1 {
+			continue // before it could listen
+		}
+		if code == 0 {
+			sent = i
+			break // it was through
+		}
+		require.Equal(t, 128+int(s), code, "signal %d: %s", i, stderr)
+		require.Empty(t, stderr.String())
+		if state, _, err := checkpoint.LoadState(dir); err == nil {
+			require.GreaterOrEqual(t, state.Step, last)
+			last = state.Step
+		} else {
+			require.Equal(t, -1, last, "what was saved is there")
+		}
+	}
+	t.Logf("%d signals, %d steps", sent, last)
+	require.Greater(t, last, 0)
+	require.NoError(t, run(t.Context(), []string{"-resume", dir, "-quiet"}, io.Discard))
+	whole, _ := begin(t, args...)
+	got, want := tree(t, dir), tree(t, whole)
+	delete(got, metricsFile) // an evaluation that was under way is not made up for
+	delete(want, metricsFile)
+	require.Equal(t, want, got)
 }
