@@ -83,12 +83,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		Dir: s.out, SaveEvery: s.SaveEvery, KeepBest: true, SaveRetries: 4, SaveRetryDelay: retryDelay,
 		OnEvent: show.event,
 	}
+	taken, _ := sysmem.Peak() // by the trials of -minutes
 	shape := s.model(c)
 	need, err := train.NewEstimate(cfg, shape)
 	if err != nil {
 		return cli.UsageError(strings.TrimPrefix(err.Error(), "train: "))
 	}
-	memory := need.Memory + int64(len(c.text)) + int64(c.split) + ending // the text, and a part of it to compress
+	memory := max(need.Memory+int64(len(c.text))+int64(c.split)+ending, taken) // the text, and a part of it to compress
 	show.printf("Llama of %s parameters: %d layers of width %d, %d heads, context %d %s\n",
 		cli.Count(shape.NumParams()), shape.NLayers, shape.Dim, shape.NHeads, shape.SeqLen, c.unit())
 	show.printf("%d steps of %d %s on %d cores, %s of memory, %s on disk",

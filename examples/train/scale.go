@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"time"
 
 	"github.com/chainrule-go/chainrule"
@@ -30,9 +31,8 @@ const (
 // fit chooses the shape and the number of steps for -minutes.
 func (s *settings) fit(ctx context.Context, c *material, be backend.Backend) error {
 	seconds := forSteps * s.minutes * 60
-	k := min(anchorSize, max(1, int(math.Cbrt(s.minutes*60*anchorSize)))) // a few seconds suit no large model
-	perStep := 0.0
-	for try := range 3 {
+	k, perStep := 1, 0.0
+	for try := range 4 {
 		s.shape(k)
 		var err error
 		if perStep, err = s.probe(ctx, c, be); err != nil {
@@ -47,11 +47,13 @@ func (s *settings) fit(ctx context.Context, c *material, be backend.Backend) err
 				best = i
 			}
 		}
-		if best == k || try == 2 {
+		if best == k || try == 3 {
 			break
 		}
-		k = best
+		k = min(best, 2*k) // a model that is far too large takes long to find that out
+		debug.FreeOSMemory()
 	}
+	debug.FreeOSMemory() // what the trials took is given back
 	// An evaluation is a forward, a third of a step's work, of every window twice.
 	measured := 2.0 / 3 * float64(measurements*c.evalTokens(s.Seq)+len(c.val)) / float64(s.Batch*s.Seq*s.Accum)
 	s.Steps = min(max(int(seconds/perStep-measured), 1), math.MaxInt32)
