@@ -208,6 +208,8 @@ func TestWhatGGUFCannotHold(t *testing.T) {
 	}{
 		"DType \"Q4_0\"":           {o: SaveOptions{DType: "Q4_0"}},
 		"llama3 for llama only":    {config: func(c *chainrule.Config) { c.QKNorm, c.RopeScaling = true, llama3 }},
+		"RopeTheta as a float32":   {config: func(c *chainrule.Config) { c.RopeTheta = 1e-200 }},
+		"NormEps as a float32":     {config: func(c *chainrule.Config) { c.NormEps = 1e60 }},
 		"no qwen2 with a HeadDim":  {config: func(c *chainrule.Config) { c.QKVBias, c.HeadDim = true, 8 }},
 		"removes white space":      {bundle: Bundle{Tokenizer: tok(func(o *tokenizer.SentencePieceOptions) { o.TrimSpaces = true })}},
 		"has 256 tokens":           {bundle: Bundle{Tokenizer: tokenizer.Byte{}}},

@@ -257,6 +257,14 @@ func ggufArchitecture(c chainrule.Config) (string, error) {
 	case arch == ggufQwen2 && c.NHeads*c.HeadDim != c.Dim:
 		return "", fmt.Errorf("%w: llama.cpp has no qwen2 with a HeadDim other than Dim/NHeads (here: %d)", ErrUnsupported, c.HeadDim)
 	}
+	for _, n := range []struct {
+		name string
+		x    float64
+	}{{"RopeTheta", c.RopeTheta}, {"NormEps", c.NormEps}, {"RopeScaling.Factor", c.RopeScaling.Factor}} {
+		if f := math.Abs(float64(float32(n.x))); n.x != 0 && (f == 0 || f > math.MaxFloat32) {
+			return "", fmt.Errorf("%w: GGUF has %s as a float32, which %v is beyond", ErrUnsupported, n.name, n.x)
+		}
+	}
 	return arch, nil
 }
 
