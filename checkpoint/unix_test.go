@@ -277,8 +277,8 @@ func openOnce(dir string) {
 // The peak is that of the model in float32, and 64 MiB for all else: here a
 // tokenizer of half the size of those of Llama 3 and Qwen.
 func TestOpenNeedsTheMemoryOfTheModel(t *testing.T) {
-	if _, err := peakMemory(); err != nil || testing.Short() {
-		t.Skip("it asks Linux, and writes 100 MB")
+	if _, err := peakMemory(); err != nil || testing.Short() || raced {
+		t.Skip("it asks Linux, and writes 100 MB; the race detector takes memory of its own")
 	}
 	o := tokenizer.BPEOptions{Pre: "gpt-2"}
 	letters := byteSpellings(t)

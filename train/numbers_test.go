@@ -41,10 +41,13 @@ func TestEveryFaultInAProductIsFoundBeforeTheUpdate(t *testing.T) {
 	before := weights(tr)
 	const q, k, v = 8, 4, 4
 	perLayer := (linears - 1) / shape.NLayers
-	injected := 0
+	injected, places := 0, 8
+	if testing.Short() { // under emulation
+		places = 1
+	}
 	for _, fault := range faults {
 		for call := range linears + backwards {
-			for at := range 8 {
+			for at := range places {
 				bounded, done := false, false
 				inject := func(out []float32, linear bool) {
 					if i := at * (len(out) - 1) / 7; len(out) > 0 && !done {
@@ -90,7 +93,7 @@ func TestEveryFaultInAProductIsFoundBeforeTheUpdate(t *testing.T) {
 		}
 	}
 	t.Logf("%d faults found", injected)
-	require.Greater(t, injected, 500)
+	require.Greater(t, injected, 60*places)
 }
 
 // states are the parts of a run's state that may go bad between two steps.
