@@ -303,7 +303,8 @@ func (t *Trainer) take() (Step, error) {
 	if t.c.ClipNorm > 0 && s.GradNorm > t.c.ClipNorm {
 		adam.GradScale = t.c.ClipNorm / s.GradNorm
 	}
-	adam.ZeroGrad = t.c.NormsEvery == 0 // or the gradient is still wanted
+	wanted := t.c.NormsEvery > 0 && (s.Step%t.c.NormsEvery == 0 || s.Step == t.c.Steps)
+	adam.ZeroGrad = !wanted
 	chainrule.AdamStep(t.c.Model, t.grad, t.adam, adam)
 	t.zeroed = adam.ZeroGrad
 	t.step++
@@ -322,7 +323,7 @@ func (t *Trainer) take() (Step, error) {
 		s.MFU += operations(t.c.Model.Config, b.B, b.T) / s.Duration.Seconds() / t.peak
 	}
 	s.PeakMemory, _ = sysmem.Peak()
-	if t.c.NormsEvery > 0 && t.due(t.c.NormsEvery) {
+	if wanted {
 		s.Norms = norms(t.c.Model, t.grad)
 	}
 	return s, nil

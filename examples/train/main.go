@@ -29,6 +29,7 @@ import (
 	"github.com/chainrule-go/chainrule/internal/sysmem"
 	"github.com/chainrule-go/chainrule/tokenizer"
 	"github.com/chainrule-go/chainrule/train"
+	"github.com/chainrule-go/chainrule/train/metrics"
 )
 
 func main() {
@@ -61,7 +62,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer be.Close()
-	show := newDisplay(out, s.quiet, c)
+	screen := out
+	if s.json {
+		screen, s.quiet = os.Stderr, true
+	}
+	show := newDisplay(screen, s.quiet, c)
+	watch := &watchers{each: []func(train.Event){show.event}}
+	defer watch.Close()
 	show.printf("%s: %d bytes to learn from, %d held out\n", s.Data, c.split, len(c.text)-c.split)
 	if s.Vocab > 0 {
 		show.printf("a BPE of %d tokens, %.2f bytes each\n", c.VocabSize(), float64(c.split)/float64(len(c.train)))
@@ -81,7 +88,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		// Half a window of context for every token, not none for the first ones.
 		EvalEvery: s.EvalEvery, EvalTokens: c.evalTokens(s.Seq), EvalStride: max(1, s.Seq/2),
 		Dir: s.out, SaveEvery: s.SaveEvery, KeepBest: true, SaveRetries: 4, SaveRetryDelay: retryDelay,
-		OnEvent: show.event,
+		OnEvent: watch.event, NormsEvery: normsEvery,
 	}
 	taken, _ := sysmem.Peak() // by the trials of -minutes
 	shape := s.model(c)
@@ -122,19 +129,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	for _, damage := range t.Damaged() {
 		show.printf("passed over a damaged checkpoint: %v\n", damage)
 	}
-	h, err := openHistory(filepath.Join(s.out, metricsFile), t.Step(), c)
-	if err != nil {
+	if err := watch.open(s, c, shape, out); err != nil {
 		return err
 	}
-	defer h.Close()
+	if err := watch.serve(s, show); err != nil {
+		return err
+	}
 
 	show.start(t.Step(), s.Steps)
 	for step, err := range t.Run(ctx) {
-		if err == nil && step.Bad == nil {
-			err = h.add(step)
-		} else if err == nil {
-			err = h.rewind(t.Step())
-		}
 		if err != nil {
 			show.stop()
 			return s.ended(show, t.Step(), err)
@@ -142,8 +145,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		show.step(step)
 	}
 	show.stop()
-	if err := finish(ctx, show, s, t, h, c, w); err != nil {
+	if err := finish(ctx, show, s, t, c, w); err != nil {
 		return s.ended(show, t.Step(), err)
+	}
+	if err := watch.Close(); err != nil {
+		return err
 	}
 	if peak, ok := sysmem.Peak(); ok {
 		show.printf("\n%s of memory were taken at most, %s had been expected\n", cli.Bytes(peak), cli.Bytes(memory))
@@ -213,7 +219,7 @@ func (s *settings) trainer(c train.Config, text *material) (*train.Trainer, erro
 }
 
 // finish measures on all of the held-out text, and says what came out.
-func finish(ctx context.Context, show *display, s *settings, t *train.Trainer, h *history, c *material, w *writer) error {
+func finish(ctx context.Context, show *display, s *settings, t *train.Trainer, c *material, w *writer) error {
 	show.printf("\nmeasuring on all %d held-out bytes …\n", len(c.text)-c.split)
 	loss, _, err := t.Eval(ctx, c.val)
 	if err != nil {
@@ -234,8 +240,12 @@ func finish(ctx context.Context, show *display, s *settings, t *train.Trainer, h
 		return err
 	}
 	show.resultf("\nThe model writes:\n\n%s\n", indent(story))
+	run, err := metrics.ReadFile(filepath.Join(s.out, metricsFile))
+	if err != nil {
+		return err
+	}
 	png := filepath.Join(s.out, plotFile)
-	if err := plotLoss(png, s, h.rows, ours, marks); err != nil {
+	if err := plotLoss(strings.TrimSuffix(png, ".png"), s, c, metrics.Current(run), ours, marks); err != nil {
 		return fmt.Errorf("drawing the loss: %w", err)
 	}
 	path, _ := newest(s.out)
@@ -245,8 +255,8 @@ func finish(ctx context.Context, show *display, s *settings, t *train.Trainer, h
 		show.resultf("best        %s (%.3f bits a byte while it ran)\n", best.Path, c.bits(loss))
 	}
 	dir := cli.Quote(s.out)
-	show.resultf("more text   %s %s \"The \"\nmeasure     %s -resume %s\nexport      %s %s %s\n",
-		cli.Sibling("generate"), dir, cli.Command(), dir, cli.Sibling("export"), dir, cli.Quote(filepath.Join(s.out, "model.gguf")))
+	show.resultf("more text   %s %s \"The \"\nmeasure     %s -resume %s\nlook at it  %s %s\nexport      %s %s %s\n",
+		cli.Sibling("generate"), dir, cli.Command(), dir, cli.Sibling("dashboard"), cli.Quote(filepath.Dir(s.out)), cli.Sibling("export"), dir, cli.Quote(filepath.Join(s.out, "model.gguf")))
 	return nil
 }
 

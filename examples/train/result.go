@@ -4,14 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"image/color"
-	"io"
-	"io/fs"
 	"math"
-	"os"
 	"os/exec"
 	"path/filepath"
 
@@ -20,84 +15,8 @@ import (
 	"gonum.org/v1/plot/vg"
 
 	"github.com/chainrule-go/chainrule/train"
+	"github.com/chainrule-go/chainrule/train/metrics"
 )
-
-// row is a line of metrics.jsonl: a step, in bits per byte.
-type row struct {
-	Step     int      `json:"step"`
-	Train    float64  `json:"train"`
-	HeldOut  *float64 `json:"held_out,omitempty"`
-	LR       float64  `json:"lr"`
-	GradNorm float64  `json:"grad_norm"`
-}
-
-// history is the steps of a run, also of those before it was interrupted.
-type history struct {
-	*os.File
-	c    *material
-	rows []row
-}
-
-// openHistory opens the file of a run that has taken so many steps. Later ones
-// in it were lost with the process, and are taken again.
-func openHistory(path string, steps int, c *material) (*history, error) {
-	h := &history{c: c}
-	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	whole := 0
-	for line := range bytes.Lines(b) {
-		var r row
-		if json.Unmarshal(line, &r) != nil || r.Step > steps || line[len(line)-1] != '\n' {
-			break
-		}
-		h.rows = append(h.rows, r)
-		whole += len(line)
-	}
-	if h.File, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o666); err != nil {
-		return nil, err
-	}
-	if err = h.Truncate(int64(whole)); err == nil {
-		_, err = h.Seek(0, io.SeekEnd)
-	}
-	if err != nil {
-		h.Close()
-		return nil, err
-	}
-	return h, nil
-}
-
-func (h *history) add(s train.Step) error {
-	r := row{Step: s.Step, Train: h.c.bits(s.Loss), LR: s.LR, GradNorm: s.GradNorm}
-	if s.Evaluated && !math.IsNaN(s.ValLoss) && !math.IsInf(s.ValLoss, 0) { // JSON has no word for these
-		held := h.c.bits(s.ValLoss)
-		r.HeldOut = &held
-	}
-	h.rows = append(h.rows, r)
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	if _, err = h.Write(append(b, '\n')); err == nil && s.Saved != "" {
-		err = h.Sync() // as lasting as the checkpoint
-	}
-	return err
-}
-
-// rewind forgets the steps behind a checkpoint that the run went back to.
-func (h *history) rewind(steps int) error {
-	if len(h.rows) == 0 || h.rows[len(h.rows)-1].Step <= steps {
-		return nil
-	}
-	path, c := h.Name(), h.c
-	h.Close()
-	back, err := openHistory(path, steps, c)
-	if err == nil {
-		*h = *back
-	}
-	return err
-}
 
 // mark is what another program needs for a byte of the held-out text.
 type mark struct {
@@ -149,13 +68,21 @@ func (c *counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// plotLoss draws the run: bits per byte against steps.
-func plotLoss(path string, s *settings, rows []row, final float64, marks []mark) error {
+// plotLoss draws the run, bits per byte against steps, into files that are called
+// path and .png and .svg.
+func plotLoss(path string, s *settings, c *material, run []metrics.Record, final float64, marks []mark) error {
 	var training, held plotter.XYs
-	for _, r := range rows {
-		training = append(training, plotter.XY{X: float64(r.Step), Y: r.Train})
-		if r.HeldOut != nil {
-			held = append(held, plotter.XY{X: float64(r.Step), Y: *r.HeldOut})
+	add := func(to *plotter.XYs, step int, loss *metrics.Float) {
+		if loss != nil && !math.IsNaN(float64(*loss)) && !math.IsInf(float64(*loss), 0) {
+			*to = append(*to, plotter.XY{X: float64(step), Y: c.bits(float64(*loss))})
+		}
+	}
+	for _, r := range run {
+		switch r.Type {
+		case train.Stepped:
+			add(&training, r.Step, r.Loss)
+		case train.Evaluated:
+			add(&held, r.Step, r.ValLoss)
 		}
 	}
 	if len(training) == 0 {
@@ -167,7 +94,7 @@ func plotLoss(path string, s *settings, rows []row, final float64, marks []mark)
 	p.Title.Padding = 8
 	p.X.Label.Text, p.Y.Label.Text = "step", "bits per byte"
 	p.X.Label.TextStyle.Font.Size, p.Y.Label.TextStyle.Font.Size = 12, 12
-	p.X.Min, p.X.Max = 0, float64(rows[len(rows)-1].Step)
+	p.X.Min, p.X.Max = 0, training[len(training)-1].X
 	p.Legend.Top, p.Legend.TextStyle.Font.Size = true, 11
 	p.Legend.XOffs, p.Legend.YOffs = -8, -8
 	grid := plotter.NewGrid()
@@ -199,5 +126,10 @@ func plotLoss(path string, s *settings, rows []row, final float64, marks []mark)
 		}
 	}
 	p.Y.Min = math.Floor(min(final, p.Y.Min)*2) / 2
-	return p.Save(8*vg.Inch, 4.5*vg.Inch, path)
+	for _, form := range []string{".png", ".svg"} {
+		if err := p.Save(8*vg.Inch, 4.5*vg.Inch, path+form); err != nil {
+			return err
+		}
+	}
+	return nil
 }

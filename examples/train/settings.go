@@ -32,8 +32,7 @@ Where
   -data PATH        a text file, or a folder of them (Newton's Opticks)
   -out DIR          where checkpoints and loss.png go (runs/NAME-N, a new one)
   -resume DIR       go on with the run in DIR, with its settings; only -data,
-                    where its text is now, -backend, -quiet and -cpuprofile
-                    go with it
+                    where its text is now, -backend and the last five go with it
 
   -minutes X        choose -dim, -layers, -heads, -steps and -lr for a run of so
                     long, by the speed of this machine; 0: as they are given (0)
@@ -64,6 +63,11 @@ Watching
   -eval-every N     steps from one measurement on held-out text to the next (50)
   -save-every N     steps from one checkpoint to the next (200)
   -sample-every N   steps from one sample to the next; 0: only at the end (200)
+  -http ADDR        show the run, and those beside it, in a browser, at
+                    localhost:8080 for example; examples/dashboard does later
+  -tensorboard      write an event file for TensorBoard, too
+  -json             print what happens as JSON, an object a line, as it is written
+                    to metrics.jsonl
   -quiet            only the result
   -cpuprofile FILE  write a profile of the processor's time
 `
@@ -81,7 +85,8 @@ type settings struct {
 	EMA                                 float64 `json:",omitempty"`
 	EvalEvery, SaveEvery, SampleEvery   int
 	out, resume, profile, backend       string
-	quiet                               bool
+	http                                string
+	quiet, json, tensorboard            bool
 	minutes                             float64
 }
 
@@ -113,6 +118,9 @@ func (s *settings) flags() *flag.FlagSet {
 	f.IntVar(&s.SaveEvery, "save-every", 200, "")
 	f.IntVar(&s.SampleEvery, "sample-every", 200, "")
 	f.StringVar(&s.backend, "backend", "cpu", "")
+	f.StringVar(&s.http, "http", "", "")
+	f.BoolVar(&s.tensorboard, "tensorboard", false, "")
+	f.BoolVar(&s.json, "json", false, "")
 	f.BoolVar(&s.quiet, "quiet", false, "")
 	f.StringVar(&s.profile, "cpuprofile", "", "")
 	return f
@@ -245,7 +253,7 @@ const opticksFile = "Isaac.Newton-Opticks.txt"
 const (
 	settingsFile = "run.json"
 	metricsFile  = "metrics.jsonl"
-	plotFile     = "loss.png"
+	plotFile     = "loss.png" // and loss.svg
 )
 
 // enter makes the directory of the run: -out, runs/NAME-N for the first N that
@@ -328,7 +336,7 @@ func replace(path string, write func(io.Writer) error) error {
 func (s *settings) load(given map[string]bool) error {
 	for name := range given {
 		switch name {
-		case "resume", "data", "backend", "quiet", "cpuprofile":
+		case "resume", "data", "backend", "http", "tensorboard", "json", "quiet", "cpuprofile":
 		default:
 			return cli.Usagef("-%s: a run goes on with its own settings; leave it out beside -resume", name)
 		}

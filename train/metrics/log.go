@@ -22,7 +22,6 @@ type Options struct {
 // Log appends the events of a run to a file. It is for one goroutine.
 type Log struct {
 	o      Options
-	config json.RawMessage
 	file   *os.File
 	size   int64 // of whole lines
 	err    error // the first
@@ -36,6 +35,9 @@ func Open(path string, o Options) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metrics: Options.Config: %w", err)
 	}
+	if o.Config != nil {
+		o.Config = json.RawMessage(config) // as it is now
+	}
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
@@ -43,7 +45,7 @@ func Open(path string, o Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{o: o, config: config, file: f}
+	l := &Log{o: o, file: f}
 	if l.size, err = wholeLines(f); err == nil {
 		err = f.Truncate(l.size)
 	}
@@ -79,7 +81,7 @@ func wholeLines(f *os.File) (int64, error) {
 // and Err and Close tell. Behind a checkpoint, the file is synced: it is as
 // lasting as that.
 func (l *Log) OnEvent(e train.Event) {
-	b, err := json.Marshal(l.record(e))
+	b, err := json.Marshal(l.o.Record(e))
 	if err == nil {
 		b = append(b, '\n')
 		if _, err = l.file.Write(b); err == nil {
@@ -110,8 +112,9 @@ func (l *Log) Err() error {
 // Close closes the file, and returns Err.
 func (l *Log) Close() error { return errors.Join(l.Err(), l.file.Close()) }
 
-// record returns the line of an event.
-func (l *Log) record(e train.Event) Record {
+// Record returns the record of an event. What of Config encoding/json does not
+// write is left out.
+func (o Options) Record(e train.Event) Record {
 	s := e.Step
 	r := Record{Type: e.Kind, Step: s.Step, Tokens: s.Seen, Time: float64(e.Time.UnixMilli()) / 1e3}
 	if e.Err != nil {
@@ -119,9 +122,9 @@ func (l *Log) record(e train.Event) Record {
 	}
 	switch e.Kind {
 	case train.Started:
-		r.Steps, r.BytesPerToken = l.o.Steps, l.o.BytesPerToken
-		if l.o.Config != nil {
-			r.Config = l.config
+		r.Steps, r.BytesPerToken = o.Steps, o.BytesPerToken
+		if o.Config != nil {
+			r.Config, _ = json.Marshal(o.Config)
 		}
 	case train.Stepped, train.Skipped:
 		r.Loss, r.LR, r.GradNorm = float(s.Loss), float(s.LR), float(s.GradNorm)
@@ -137,8 +140,8 @@ func (l *Log) record(e train.Event) Record {
 		}
 	case train.Evaluated:
 		r.ValLoss = float(s.ValLoss)
-		if l.o.BytesPerToken > 0 {
-			r.ValBPB = float(BitsPerByte(s.ValLoss, l.o.BytesPerToken))
+		if o.BytesPerToken > 0 {
+			r.ValBPB = float(BitsPerByte(s.ValLoss, o.BytesPerToken))
 		}
 	case train.Sampled:
 		r.Text = strings.ToValidUTF8(s.Sample, "\ufffd")

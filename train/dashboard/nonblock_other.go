@@ -1,0 +1,5 @@
+//go:build !unix
+
+package dashboard
+
+const nonblock = 0
