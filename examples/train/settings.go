@@ -66,8 +66,7 @@ Watching
   -http ADDR        show the run, and those beside it, in a browser, at
                     localhost:8080 for example; examples/dashboard does later
   -tensorboard      write an event file for TensorBoard, too
-  -json             print what happens as JSON, an object a line, as it is written
-                    to metrics.jsonl
+  -json             print what happens as lines of JSON, those of metrics.jsonl
   -quiet            only the result
   -cpuprofile FILE  write a profile of the processor's time
 `

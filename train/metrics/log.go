@@ -21,11 +21,11 @@ type Options struct {
 
 // Log appends the events of a run to a file. It is for one goroutine.
 type Log struct {
-	o      Options
-	file   *os.File
-	size   int64 // of whole lines
-	err    error // the first
-	lost   int
+	o    Options
+	file *os.File
+	size int64 // of whole lines
+	err  error // the first
+	lost int
 }
 
 // Open opens the file of a run, which may be there from before an interruption.
