@@ -124,7 +124,9 @@ func (s *Sampler) distribution(logits []float32, before []int32) (order []candid
 		sum += p
 	}
 	if s.o.TopP > 0 && s.o.TopP < 1 {
-		s.order = order
+		// All below this share have less than may go: the heap need not hold them.
+		least := (1 - s.o.TopP) * sum / float64(2*len(order))
+		s.order = slices.DeleteFunc(order, func(c candidate) bool { return c.p < least })
 		kept := 0.0
 		order = s.likeliest(func(_ int, p float64) bool {
 			kept += p

@@ -3,8 +3,10 @@ package chainrule_test
 import (
 	"encoding/json"
 	"math"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -31,6 +33,36 @@ func TestSamplerDrawsByTheProbabilitiesOfTransformers(t *testing.T) {
 		for i, want := range c.P {
 			require.InDelta(t, want, got[i], 2e-6, "%+v: token %d", c.Options, i)
 			require.Equal(t, want == 0, got[i] < 5e-7, "%+v: token %d is %v, want %v", c.Options, i, got[i], want)
+		}
+	}
+}
+
+func TestTopPKeepsTheFewestOfALargeVocabulary(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, spread := range []float64{0, 1e-3, 0.5, 3, 20} {
+		for _, topP := range []float64{1e-9, 0.3, 0.95, 0.9999, 1 - 1e-9} {
+			logits, p, sum := make([]float32, 5000), make([]float64, 5000), 0.0
+			for i := range logits {
+				logits[i] = float32(spread * rng.NormFloat64())
+				p[i] = math.Exp(float64(logits[i]))
+				sum += p[i]
+			}
+			slices.Sort(p)
+			n, kept := 0, 0.0
+			for kept < topP*sum && n < len(p) {
+				n++
+				kept += p[len(p)-n]
+			}
+			got, err := newSampler(t, chainrule.SamplerOptions{Temperature: 1, TopP: topP}).Distribution(logits)
+			require.NoError(t, err)
+			positive := 0
+			for i, q := range got {
+				if q > 0 {
+					positive++
+					require.InEpsilon(t, math.Exp(float64(logits[i]))/kept, q, 1e-9)
+				}
+			}
+			require.InDelta(t, n, positive, 1, "spread %v, top-p %v: rounding moves the limit by one at most", spread, topP)
 		}
 	}
 }

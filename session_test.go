@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"testing"
@@ -542,11 +543,14 @@ func TestSamplerOptionsThatCannotBeAreNamed(t *testing.T) {
 }
 
 func BenchmarkSample(b *testing.B) {
-	logits := make([]float32, 32000)
+	rng := rand.New(rand.NewPCG(1, 2))
+	logits := make([]float32, 49152) // with the spread that those of a trained model have
 	for i := range logits {
-		logits[i] = float32(i*7919%1000) / 100
+		logits[i] = float32(3 * rng.NormFloat64())
 	}
-	for _, o := range []chainrule.SamplerOptions{{}, {Temperature: 1}, {Temperature: 1, TopK: 40}, {Temperature: 1, TopP: 0.9}} {
+	for _, o := range []chainrule.SamplerOptions{
+		{}, {Temperature: 0.7}, {Temperature: 0.7, TopK: 40}, {Temperature: 0.7, TopP: 0.95}, {Temperature: 0.7, MinP: 0.05},
+	} {
 		b.Run(fmt.Sprintf("%+v", o), func(b *testing.B) {
 			s := newSampler(b, o)
 			for b.Loop() {

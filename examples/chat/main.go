@@ -32,7 +32,7 @@ Ctrl-C stops an answer, which is kept as far as it came; at the prompt, a second
 one ends the program, as Ctrl-D and /quit do. /help lists the commands. How
 tokens are drawn is what the model's generation_config.json says, if it does.
 
-  -model PATH        the model
+  -model PATH        the model; an argument does, too
   -system TEXT       the system message, which says how to answer
   -prompt TEXT       answer this, and end
   -n N               tokens an answer has at most (1024)
@@ -114,11 +114,17 @@ func main() {
 func run(ctx context.Context, args []string, in *os.File, out, log io.Writer) error {
 	var o options
 	f := o.flags()
-	if err := cli.Parse(f, args, false, help, out); err != nil {
+	arguments, err := cli.ParseAll(f, args, help, out)
+	if err != nil {
 		return err
+	}
+	if o.model == "" && len(arguments) > 0 {
+		o.model, arguments = arguments[0], arguments[1:]
 	}
 	given := cli.Given(f)
 	switch {
+	case len(arguments) > 0:
+		return cli.Usagef("unexpected argument %q: messages come from -prompt or standard input", arguments[0])
 	case o.model == "":
 		return cli.Usagef("which model? Name it with -model")
 	case o.n < 1:

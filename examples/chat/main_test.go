@@ -102,7 +102,9 @@ func TestMistakes(t *testing.T) {
 		want  string
 	}{
 		{nil, true, "which model?"},
-		{[]string{dir}, true, "unexpected argument"},
+		{[]string{"-model", dir, "Hello"}, true, `unexpected argument "Hello": messages come from -prompt`},
+		{[]string{dir, "-n", "5", "Hello"}, true, `unexpected argument "Hello"`},
+		{[]string{dir, "-n", "0"}, true, "-n is 0"},
 		{[]string{"-model", dir, "-n", "0"}, true, "-n is 0, want 1 or more"},
 		{[]string{"-model", dir, "-context", "-1"}, true, "-context is -1, want 0 or more"},
 		{[]string{"-model", dir, "-context", "5000"}, true, "-context: "},

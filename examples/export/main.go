@@ -22,7 +22,7 @@ const help = `Write a model, with its tokenizer, for other programs.
   go run ./examples/export runs/opticks-1 opticks.gguf   for llama.cpp, Ollama
   go run ./examples/export runs/opticks-1 opticks        for transformers
 
-The model is a run of examples/train, one of its checkpoints, or any other that
+MODEL is a run of examples/train, one of its checkpoints, or any other that
 examples/generate takes. What is written is a GGUF file if its name ends like
 that, and otherwise a Hugging Face model directory.
 
@@ -41,13 +41,11 @@ func main() { cli.Main("export", run) }
 func run(ctx context.Context, args []string, out io.Writer) error {
 	var dtype string
 	f := flags(&dtype)
-	if err := cli.Parse(f, args, true, help, out); err != nil {
+	paths, err := cli.ParseArguments(f, args, help, out, "MODEL", "OUTPUT")
+	if err != nil {
 		return err
 	}
-	if f.NArg() != 2 {
-		return cli.Usagef("want a model, and the name of what is to be written")
-	}
-	from, to := f.Arg(0), f.Arg(1)
+	from, to := paths[0], paths[1]
 	gguf := strings.HasSuffix(strings.ToLower(to), ".gguf")
 	switch dtype = strings.ToUpper(dtype); dtype {
 	case "F32", "F16", "BF16":

@@ -39,7 +39,7 @@ func TestWhatIsWrittenIsTheModel(t *testing.T) {
 	}{{"model.gguf", "f32", 0}, {"MODEL.GGUF", "q8_0", 1e-3}, {"model", "f32", 0}, {"half", "bf16", 1e-3}} {
 		to := filepath.Join(t.TempDir(), c.to)
 		var out bytes.Buffer
-		require.NoError(t, run(t.Context(), []string{"-dtype", c.dtype, from, to}, &out))
+		require.NoError(t, run(t.Context(), []string{from, to, "-dtype", c.dtype}, &out))
 		require.Contains(t, out.String(), to+": ")
 		b, err := checkpoint.Open(to, checkpoint.OpenOptions{})
 		require.NoError(t, err)

@@ -30,8 +30,8 @@ const help = `Write text with a model.
 The model is a run of examples/train, one of its checkpoints, a Hugging Face
 model directory of a Llama, Mistral, SmolLM, Qwen2, Qwen2.5 or Qwen3, a GGUF
 file, or a llama2.c file with its tokenizer.bin beside it. The prompt is the
-other arguments, or standard input. The model goes on from it; to be answered,
-use examples/chat. Ctrl-C stops.
+other arguments, behind a lone -- also those with a dash, or standard input. The
+model goes on from it; to be answered, use examples/chat. Ctrl-C stops.
 
   -n N              tokens to write at most: a model may end its text (400)
   -temperature X    0 always takes the most likely token (0.8)
@@ -69,17 +69,14 @@ func main() {
 
 func run(ctx context.Context, args []string, in *os.File, out io.Writer) error {
 	var o options
-	f := o.flags()
-	if err := cli.Parse(f, args, true, help, out); err != nil {
+	arguments, err := cli.ParseAll(o.flags(), args, help, out)
+	if err != nil {
 		return err
 	}
-	if f.NArg() == 0 {
-		return cli.Usagef("which model? Name a directory or a llama2.c file")
+	if len(arguments) == 0 {
+		return cli.Usagef("which model? Name a directory, a GGUF or a llama2.c file")
 	}
-	path := f.Arg(0)
-	if err := cli.Parse(f, f.Args()[1:], true, help, out); err != nil { // flags behind the model
-		return err
-	}
+	path := arguments[0]
 	if o.n < 1 {
 		return cli.Usagef("-n is %d, want 1 or more", o.n)
 	}
@@ -93,7 +90,7 @@ func run(ctx context.Context, args []string, in *os.File, out io.Writer) error {
 	if b.Tokenizer == nil && !o.numbers {
 		return fmt.Errorf("%s has no tokenizer for its %d tokens: use -tokens", path, b.Model.VocabSize)
 	}
-	text := strings.Join(f.Args(), " ")
+	text := strings.Join(arguments[1:], " ")
 	if text == "" && !term.IsTerminal(int(in.Fd())) {
 		if text, err = read(ctx, in); err != nil {
 			return err

@@ -115,6 +115,7 @@ func TestThePrompt(t *testing.T) {
 		{"arguments", "", []string{path, "one", "two"}, "one two"},
 		{"standard input", "one\ntwo\n", []string{path}, "one\ntwo"},
 		{"flags behind", "", []string{path, "-n", "4", "one"}, "one"},
+		{"flags between and last", "", []string{path, "one", "-top-k", "3", "two", "-n", "4"}, "one two"},
 		{"a dash", "", []string{path, "--", "-n"}, "-n"},
 		{"bad UTF-8", "a\xff\xfeb", []string{path}, "a\xff\xfeb"},
 		{"cut UTF-8", "a\xe2\x82", []string{path}, "a\xe2\x82"},
@@ -211,7 +212,8 @@ func TestMistakes(t *testing.T) {
 		{nil, true, "which model?"},
 		{[]string{"-m"}, true, "not defined: -m"},
 		{[]string{"-n", "0", path, "x"}, true, "-n is 0, want 1 or more"},
-		{[]string{path, "x", "-temperature", "-1"}, false, ""}, // behind the prompt, it belongs to it
+		{[]string{path, "x", "-temperature", "-1"}, true, "-1"},
+		{[]string{"--", path, "x", "-temperature", "-1"}, false, ""},
 		{[]string{"-temperature", "-1", path, "x"}, true, "-1"},
 		{[]string{"-temperature", "NaN", path, "x"}, true, "NaN"},
 		{[]string{"-top-p", "1.5", path, "x"}, true, "1.5"},

@@ -158,25 +158,30 @@ func Parse(f *flag.FlagSet, args []string, arguments bool, help string, out io.W
 	return nil
 }
 
-// ParseArguments is Parse with so many arguments as there are names, and flags
-// before, between and behind them; a lone -- ends the flags. If there are fewer,
-// they are returned with an error that wraps ErrTooFew.
-func ParseArguments(f *flag.FlagSet, args []string, help string, out io.Writer, names ...string) ([]string, error) {
-	var got []string
+// ParseAll is Parse that allows arguments and returns them, with flags before,
+// between and behind them; a lone -- ends the flags.
+func ParseAll(f *flag.FlagSet, args []string, help string, out io.Writer) (arguments []string, err error) {
 	for {
 		if err := Parse(f, args, true, help, out); err != nil {
 			return nil, err
 		}
 		rest := f.Args()
-		ended := len(args) > len(rest) && args[len(args)-len(rest)-1] == "--"
-		if ended {
-			got = append(got, rest...)
-			rest = nil
+		if len(args) > len(rest) && args[len(args)-len(rest)-1] == "--" {
+			return append(arguments, rest...), nil
 		}
 		if len(rest) == 0 {
-			break
+			return arguments, nil
 		}
-		got, args = append(got, rest[0]), rest[1:]
+		arguments, args = append(arguments, rest[0]), rest[1:]
+	}
+}
+
+// ParseArguments is ParseAll with so many arguments as there are names. If
+// there are fewer, they are returned with an error that wraps ErrTooFew.
+func ParseArguments(f *flag.FlagSet, args []string, help string, out io.Writer, names ...string) ([]string, error) {
+	got, err := ParseAll(f, args, help, out)
+	if err != nil {
+		return nil, err
 	}
 	switch {
 	case len(got) < len(names):
