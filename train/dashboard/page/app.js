@@ -146,6 +146,7 @@ function pairs(list, entries) {
 const setting = name => document.querySelector(`input[name=${name}]:checked`)?.value;
 const color = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const charts = new Map();
+const heightOf = id => id === "loss" ? 290 : 165; // the legend comes below
 
 // scale turns nats a token into the unit that is asked for.
 function scale(run) {
@@ -185,20 +186,20 @@ function draw(id, shown) {
   chart?.plot.destroy();
   const axis = { stroke: color("--soft"), grid: { stroke: color("--line"), width: 1 }, ticks: { stroke: color("--line"), width: 1 } };
   const plot = new uPlot({
-    width: box.clientWidth, height: box.clientHeight - 30,
+    width: box.clientWidth, height: heightOf(id),
     cursor: { sync: { key: "runs" }, points: { size: 6 } },
     scales: { x: { time: false }, y: { distr: $("log").checked && id !== "mfu" ? 3 : 1 } },
     axes: [{ ...axis, values: (u, v) => v.map(n => x === "time" ? duration(n) : count(n)), space: 80 },
       { ...axis, size: 62, values: (u, v) => v.map(n => n == null ? "" : Math.abs(n) < 1e-2 && n !== 0 ? n.toExponential(0) : count(n)) }],
     series: [{ label: x, value: (u, n) => n == null ? "–" : x === "time" ? duration(n) : count(n) },
       ...all.map(s => ({ points: { show: false }, ...s, xy: undefined, spanGaps: false,
-        value: (u, n) => n == null ? "–" : Math.abs(n) < 1e-2 && n !== 0 ? n.toExponential(2) : n.toPrecision(4) }))],
+        value: (u, n) => n == null ? "–" : Math.abs(n) < 1e-2 && n !== 0 ? n.toExponential(2) : n < 1e4 ? n.toPrecision(4) : count(n) }))],
   }, data, box);
   charts.set(id, { key, plot });
 }
 
 addEventListener("resize", () => {
-  for (const [id, { plot }] of charts) plot.setSize({ width: $(id).clientWidth, height: $(id).clientHeight - 30 });
+  for (const [id, { plot }] of charts) plot.setSize({ width: $(id).clientWidth, height: heightOf(id) });
   redraw();
 });
 
