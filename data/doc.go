@@ -8,6 +8,10 @@
 // nothing but k. Windows lays out the held-out tokens so that each is
 // predicted exactly once.
 //
+// Texts that are larger than memory become token files once: Tokenize makes
+// shards of them, goes on where it was interrupted, and finds them again the next
+// time; NewShardBatches draws from them, reading as it goes.
+//
 // For fine-tuning, ReadJSONL reads texts, completions and conversations, an
 // Encoder makes examples of them, of which only the answers are learned, and
 // Padded draws batches with each example in its row.
