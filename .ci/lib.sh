@@ -87,6 +87,21 @@ python_with_transformers() {
 	echo "$venv/bin/python"
 }
 
+# python_with_tensorboard prints the path of a Python that has TensorBoard.
+python_with_tensorboard() {
+	local venv=$CACHE/tensorboard-2.20.0 start=$SECONDS
+	if [[ ! -e $venv/ready ]]; then
+		need_apt python3 python3-venv >&2 || return 1
+		rm -rf "$venv"
+		mkdir -p "$CACHE"
+		/usr/bin/python3 -m venv "$venv" >&2 || return 1
+		"$venv/bin/pip" install -q --disable-pip-version-check tensorboard==2.20.0 'setuptools<81' >&2 || return 1
+		touch "$venv/ready"
+		echo "made $venv in $((SECONDS - start)) s" >&2
+	fi
+	echo "$venv/bin/python"
+}
+
 # llamacpp_libraries prints the directory of the shared libraries of llama.cpp,
 # which the package of node-llama-cpp has prebuilt; of that nothing else is used.
 llamacpp_libraries() {
