@@ -48,12 +48,27 @@ func open(t testing.TB, url string) *browser {
 	ctx, stop = chromedp.NewContext(ctx)
 	t.Cleanup(stop)
 	b := &browser{t: t, ctx: ctx}
+	b.show(url)
+	return b
+}
+
+// tab opens another tab of the same browser.
+func (b *browser) tab(url string) *browser {
+	ctx, stop := chromedp.NewContext(b.ctx)
+	b.t.Cleanup(stop)
+	tab := &browser{t: b.t, ctx: ctx}
+	tab.show(url)
+	return tab
+}
+
+// show goes to a page, and listens to what is said about it.
+func (b *browser) show(url string) {
 	complain := func(format string, args ...any) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.errors = append(b.errors, fmt.Sprintf(format, args...))
 	}
-	require.NoError(t, chromedp.Listen(ctx, func(e any) {
+	require.NoError(b.t, chromedp.Listen(b.ctx, func(e any) {
 		switch e := e.(type) {
 		case *log.EventEntryAdded: // what the browser says: refused by the policy, not found, …
 			complain("%s: %s %s", e.Entry.Level, e.Entry.Text, e.Entry.URL)
@@ -63,10 +78,9 @@ func open(t testing.TB, url string) *browser {
 			complain("console.%s", e.Type)
 		}
 	}))
-	_, err := chromedp.Call(ctx, log.Enable, cdp.Empty{})
-	require.NoError(t, err)
-	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(1280, 2000), chromedp.Navigate(url)))
-	return b
+	_, err := chromedp.Call(b.ctx, log.Enable, cdp.Empty{})
+	require.NoError(b.t, err)
+	require.NoError(b.t, chromedp.Do(b.ctx, chromedp.EmulateViewport(1280, 2000), chromedp.Navigate(url)))
 }
 
 // complaints returns what the browser has said, and forgets it.
@@ -293,5 +307,85 @@ func TestTheBrowserFindsTheServerAgain(t *testing.T) {
 		`{"type":"start","step":0,"tokens":0,"time":%d,"steps":77}`+"\n"+`{"type":"step","step":7,"tokens":7,"time":%[1]d,"train/loss":1}`+"\n", time.Now().Unix()), 0o666))
 	b.waits(`document.querySelector("#figures").innerText.includes("step of 77")`)
 	require.NotContains(t, b.text("#figures"), "memory")
+	require.Empty(t, b.complaints())
+}
+
+// A browser has six connections to a server, whatever the number of its tabs.
+func TestTheBrowserShowsManyRunsInManyTabs(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 4 {
+		r := record(t, filepath.Join(dir, fmt.Sprint("run", i)), 100, time.Now())
+		r.event(train.Started, train.Step{}, nil)
+		r.steps(0, 20)
+		if i > 0 {
+			past := time.Now().Add(-time.Hour)
+			require.NoError(t, os.Chtimes(filepath.Join(dir, fmt.Sprint("run", i), file), past, past))
+		}
+	}
+	s := start(t, dir)
+	tabs := []*browser{open(t, s.URL())}
+	for range 2 {
+		tabs = append(tabs, tabs[0].tab(s.URL()))
+	}
+	for _, b := range tabs {
+		b.waits(`document.title.includes("run0")`)
+		for i := range 3 {
+			b.waits(fmt.Sprintf(`[...document.querySelectorAll("#runs label:not(.on)")].find(l => l.innerText.includes("run%d"))?.click() ?? true`, i+1))
+		}
+		b.waits(`[...document.querySelectorAll("#loss .u-series")].length === 1 + 3 * 4`)
+	}
+	// Each goes on, the first one and another.
+	for _, i := range []int{0, 2} {
+		l, err := metrics.Open(filepath.Join(dir, fmt.Sprint("run", i), file), metrics.Options{})
+		require.NoError(t, err)
+		r := &recording{t: t, log: l, at: time.Now()}
+		r.steps(20, 60)
+		require.NoError(t, l.Close())
+		for _, b := range tabs {
+			b.waits(fmt.Sprintf(`runs.get("run%d").last.step === 60`, i))
+			b.waits(fmt.Sprintf(`runs.get("run%d").steps.step.length === 60`, i))
+		}
+	}
+	for _, b := range tabs {
+		require.Empty(t, b.complaints())
+	}
+}
+
+// A page for which there was no place gets one when there is.
+func TestTheBrowserWaitsForAPlace(t *testing.T) {
+	dir := t.TempDir()
+	r := record(t, filepath.Join(dir, "run"), 100, time.Now())
+	r.event(train.Started, train.Step{}, nil)
+	r.steps(0, 20)
+	s := start(t, dir)
+	s.handler.clients.Store(maxClients)
+	b := open(t, s.URL())
+	b.waits(`document.querySelector("#status").innerText.includes("reconnecting")`)
+	s.handler.clients.Store(0)
+	b.waits(`document.querySelector("#figures").innerText.includes("20")`)
+}
+
+// What was looked at closely stays there while the run goes on.
+func TestTheBrowserStaysWhereItLooks(t *testing.T) {
+	dir := t.TempDir()
+	r := record(t, filepath.Join(dir, "run"), 300, time.Now())
+	r.event(train.Started, train.Step{}, nil)
+	r.steps(0, 100)
+	b := open(t, start(t, dir).URL())
+	b.waits(`document.querySelector("#figures").innerText.includes("100")`)
+	at := eval[[]float64](b, `(r => [r.left + 0.4 * r.width, r.top + 0.5 * r.height, r.left + 0.6 * r.width])(document.querySelector("#loss .u-over").getBoundingClientRect())`)
+	require.NoError(t, chromedp.Do(b.ctx, chromedp.DragAndDropXY(at[0], at[1], at[2], at[1], 5)))
+	ends := `(x => [x.min, x.max])(charts.get("%s").plot.scales.x)`
+	near := func(id string) []float64 { return eval[[]float64](b, fmt.Sprintf(ends, id)) }
+	require.InDeltaSlice(t, []float64{40, 60}, near("loss"), 3)
+	require.InDeltaSlice(t, []float64{40, 60}, near("norm"), 3)
+	r.steps(100, 150)
+	b.waits(`document.querySelector("#figures").innerText.includes("150")`)
+	require.InDeltaSlice(t, []float64{40, 60}, near("loss"), 3)
+	require.InDeltaSlice(t, []float64{40, 60}, near("norm"), 3)
+	require.NoError(t, chromedp.Do(b.ctx, chromedp.DoubleClick(chromedp.CSS("#loss .u-over"))))
+	b.waits(`charts.get("loss").plot.scales.x.max > 149 && charts.get("norm").plot.scales.x.max > 149`)
+	r.steps(150, 170)
+	b.waits(`charts.get("loss").plot.scales.x.max > 169 && charts.get("norm").plot.scales.x.max > 169`)
 	require.Empty(t, b.complaints())
 }

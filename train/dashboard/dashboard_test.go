@@ -147,6 +147,10 @@ func events(t testing.TB, s *Server, run, last string) (ids, data chan string) {
 		defer answer.Body.Close()
 		lines := bufio.NewScanner(answer.Body)
 		for lines.Scan() {
+			if lines.Text() == "event: idle" {
+				lines.Scan() // its data
+				continue
+			}
 			if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
 				ids <- id
 			} else if d, ok := strings.CutPrefix(lines.Text(), "data:"); ok {
@@ -192,6 +196,14 @@ func TestLinesComeWhenTheyAreWhole(t *testing.T) {
 
 	_, again := events(t, s, "b", end) // a page that lost its connection
 	require.Equal(t, line(3), next(t, again)+"\n")
+
+	_, again = events(t, s, "b&from="+end, "")
+	require.Equal(t, line(3), next(t, again)+"\n")
+	for _, offset := range []string{"5", "10000"} { // of another file: no line ends there
+		_, other := events(t, s, "b", offset)
+		require.Empty(t, next(t, other)) // reset
+		require.Equal(t, line(1), next(t, other)+"\n")
+	}
 
 	require.NoError(t, os.WriteFile(path, []byte(line(9)), 0o666)) // begun anew
 	require.Empty(t, next(t, data))                                // reset

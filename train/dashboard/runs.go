@@ -78,8 +78,9 @@ const (
 )
 
 // serveEvents sends the lines of a run, those that are there and those that
-// come. The id of an event is where in the file it ends, so that a page that
-// lost its connection goes on from there.
+// come. The id of an event is where in the file it ends, so that a page goes on
+// from there, by Last-Event-ID or from=. The event "idle" says that there is no
+// more for now, "reset" that the file is another one than before.
 func (h *handler) serveEvents(w http.ResponseWriter, r *http.Request) {
 	h.streams.Add(1)
 	defer h.streams.Done()
@@ -105,7 +106,11 @@ func (h *handler) serveEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := stream{w: w, control: http.NewResponseController(w)}
-	offset, err := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64)
+	from := r.Header.Get("Last-Event-ID")
+	if from == "" {
+		from = r.URL.Query().Get("from")
+	}
+	offset, err := strconv.ParseInt(from, 10, 64)
 	if err != nil || offset < 0 {
 		offset = 0
 	}
@@ -115,12 +120,13 @@ func (h *handler) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	wait := time.NewTicker(poll)
 	defer wait.Stop()
-	idle := time.Now()
+	idle, told := time.Now(), false
 	for {
 		again, err := h.replaced(at, tail.f, tail.offset)
 		if err == nil && again != nil { // a new run under the old name
 			f.Close()
 			f, tail.f, tail.offset = again, again, 0
+			told = false
 			err = out.send("event: reset\nid: 0\ndata:\n\n")
 		}
 		for err == nil {
@@ -128,8 +134,12 @@ func (h *handler) serveEvents(w http.ResponseWriter, r *http.Request) {
 			if lines, err = tail.next(); err != nil || len(lines) == 0 {
 				break
 			}
-			idle = time.Now()
+			idle, told = time.Now(), false
 			err = out.lines(lines, tail.offset)
+		}
+		if err == nil && !told {
+			told = true
+			err = out.send("event: idle\ndata:\n\n")
 		}
 		if err == nil && time.Since(idle) > heartbeat {
 			idle = time.Now()
@@ -159,8 +169,8 @@ func (h *handler) open(at string) (*os.File, error) {
 	return h.root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 }
 
-// replaced returns the file that has taken the place of f, or f anew if it is
-// shorter than what was read of it; nil if it has neither.
+// replaced returns the file that has taken the place of f, or f anew if what was
+// read of it ended where there is no end of a line now; nil if neither is so.
 func (h *handler) replaced(at string, f *os.File, offset int64) (*os.File, error) {
 	was, err := f.Stat()
 	if err != nil {
@@ -173,8 +183,16 @@ func (h *handler) replaced(at string, f *os.File, offset int64) (*os.File, error
 	if err != nil {
 		return nil, err
 	}
-	if os.SameFile(was, now) && was.Size() >= offset {
-		return nil, nil
+	if os.SameFile(was, now) {
+		before := []byte{'\n'}
+		if offset > 0 {
+			if n, _ := f.ReadAt(before, offset-1); n == 0 {
+				before[0] = 0
+			}
+		}
+		if before[0] == '\n' {
+			return nil, nil
+		}
 	}
 	return h.open(at)
 }

@@ -3,7 +3,7 @@
 // events; what a line holds is only ever shown as text.
 
 const $ = id => document.getElementById(id);
-const maxShown = 5; // runs at once: a browser keeps about six connections to a server
+const maxShown = 5; // runs at once: so many colours can be told apart
 const runs = new Map(); // by path
 let chosen = []; // paths of the runs that are shown; the first is the one the page is about
 
@@ -15,6 +15,8 @@ class Run {
     this.clear();
   }
   clear() {
+    this.offset = 0; // in the file, of what was heard
+    this.whole = false; // it was heard to its end
     this.steps = { step: [], tokens: [], time: [], loss: [], lr: [], norm: [], rate: [], mfu: [] };
     this.vals = { step: [], tokens: [], time: [], loss: [] };
     this.norms = [];
@@ -47,7 +49,7 @@ class Run {
       this.steps.lr.push(number(r.lr));
       this.steps.norm.push(number(r.grad_norm));
       this.steps.rate.push(number(r.tok_per_sec));
-      this.steps.mfu.push(r.mfu == null ? null : 100 * number(r.mfu));
+      this.steps.mfu.push(number(r.mfu) == null ? null : 100 * number(r.mfu));
       if (Array.isArray(r.norms) && r.norms.length) this.norms.push({ step: r.step, parts: r.norms });
       break;
     case "eval":
@@ -73,17 +75,43 @@ class Run {
     this.samples = this.samples.filter(s => s.step <= step);
   }
   bytesPerToken() { return this.start?.bytes_per_token || 0; }
+  // listen gets what there is to get, from where it left off. The run that the
+  // page is about stays connected until it ends; from the others it hangs up when
+  // it has everything, and calls again when the list says that there is more: a
+  // browser has six connections to a server, for all its tabs.
   listen() {
-    if (this.source) return;
-    this.clear();
-    this.source = new EventSource("events?run=" + encodeURIComponent(this.info.path));
-    this.source.onmessage = e => { for (const line of e.data.split("\n")) this.add(line); redraw(); };
-    this.source.addEventListener("reset", () => { this.clear(); redraw(); });
-    this.source.onopen = this.source.onerror = redraw;
+    this.wanted = true;
+    if (this.source || this.again || this.whole && this.info.size <= this.offset) return;
+    const source = this.source = new EventSource(`events?run=${encodeURIComponent(this.info.path)}&from=${this.offset}`);
+    const heard = () => { this.lost = false; redraw(); };
+    source.onopen = heard;
+    source.onmessage = e => {
+      for (const line of e.data.split("\n")) this.add(line);
+      this.offset = Number(e.lastEventId);
+      heard();
+    };
+    source.addEventListener("reset", () => { this.clear(); heard(); });
+    source.addEventListener("idle", () => {
+      this.whole = true;
+      if (this.info.path !== chosen[0] || this.last?.type === "end") this.hangUp();
+      heard();
+    });
+    source.onerror = () => { // the browser itself would not try again if it was told 503
+      this.hangUp();
+      this.lost = true;
+      this.again = setTimeout(() => { this.again = null; if (this.wanted) this.listen(); }, 1000);
+      redraw();
+    };
   }
-  hush() {
+  hangUp() {
     this.source?.close();
     this.source = null;
+  }
+  // hush forgets the run: when it is wanted again, it may be another.
+  hush() {
+    this.wanted = this.lost = false;
+    this.hangUp();
+    this.clear();
   }
   // pace is the seconds of a step lately, with all that is between steps.
   pace() {
@@ -174,13 +202,21 @@ function tables(id, shown) {
   return all;
 }
 
+// endsOf returns the first and the last x. uPlot keeps the arrays, which grow.
+const endsOf = ([xs]) => [xs[0], xs[xs.length - 1]];
+
 function draw(id, shown) {
   const box = $(id), all = tables(id, shown), x = setting("x");
   const data = uPlot.join(all.map(s => s.xy));
   const key = JSON.stringify([all.map(s => [s.label, s.stroke]), x, $("log").checked, document.documentElement.className]);
   let chart = charts.get(id);
   if (chart?.key === key) {
-    chart.plot.setData(data);
+    const { plot, ends } = chart, { min, max } = plot.scales.x;
+    chart.ends = endsOf(data);
+    if (min > ends[0] || max < ends[1]) { // somebody looks closely
+      plot.setData(data, false);
+      plot.redraw();
+    } else plot.setData(data);
     return;
   }
   chart?.plot.destroy();
@@ -195,7 +231,7 @@ function draw(id, shown) {
       ...all.map(s => ({ points: { show: false }, ...s, xy: undefined, spanGaps: false,
         value: (u, n) => n == null ? "–" : Math.abs(n) < 1e-2 && n !== 0 ? n.toExponential(2) : n < 1e4 ? n.toPrecision(4) : count(n) }))],
   }, data, box);
-  charts.set(id, { key, plot });
+  charts.set(id, { key, plot, ends: endsOf(data) });
 }
 
 addEventListener("resize", () => {
@@ -270,7 +306,7 @@ function drawHeatLegend() {
 function status(run) {
   const p = $("status"), last = run.last, steps = run.start?.steps || 0, n = run.steps.step.length;
   let words = "", kind = "";
-  if (run.source?.readyState === EventSource.CONNECTING) words = "reconnecting …";
+  if (run.lost) words = "reconnecting …";
   else if (!last) words = "nothing has happened yet";
   else if (last.type === "end") {
     words = last.error ? "ended: " + last.error : "finished";
@@ -367,7 +403,10 @@ function chips() {
 function choose(path, on) {
   chosen = chosen.filter(p => p !== path);
   if (on) chosen.push(path);
-  for (const [p, run] of runs) chosen.includes(p) ? run.listen() : run.hush();
+  for (const [p, run] of runs) {
+    if (chosen.includes(p)) run.listen();
+    else if (run.wanted) run.hush();
+  }
   chips();
   redraw();
 }
@@ -391,6 +430,7 @@ async function look() {
       const first = answer.runs.find(i => i.path === answer.first) ?? answer.runs[0];
       choose(first.path, true);
     }
+    for (const p of chosen) runs.get(p).listen();
     if (!$("runs").contains(document.activeElement)) chips();
   } catch {
     $("status").textContent = "the program does not answer; reconnecting …";
