@@ -67,6 +67,9 @@ func TestThePageAndTheListOfRuns(t *testing.T) {
 	_, _, body := request(t, "GET", s.URL()+"runs", "")
 	require.Regexp(t, `^{"first":"a","runs":\[{"name":"b","path":"b",.*},{"name":"a","path":"a",.*}\]}\n$`, body)
 	_, _, body = request(t, "GET", s.URL(), "")
+	t.Chdir(filepath.Join(s.handler.root.Name(), "a"))
+	_, _, here := request(t, "GET", start(t, ".").URL()+"runs", "")
+	require.Contains(t, here, `"runs":[{"name":"a","path":".",`)
 	require.NotRegexp(t, `(src|href)="(https?:|//)|\sstyle=|\son[a-z]+=|<script>`, body)
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -41,6 +42,10 @@ func Start(addr, dir string, o Options) (*Server, error) {
 	if host == "" {
 		host = "127.0.0.1"
 	}
+	abs, err := filepath.Abs(dir) // "." has a name, too
+	if err != nil {
+		return nil, fmt.Errorf("dashboard: %w", err)
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("dashboard: %w", err)
@@ -51,13 +56,14 @@ func Start(addr, dir string, o Options) (*Server, error) {
 		return nil, fmt.Errorf("dashboard: %w", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	h := newHandler(root, filepath.Base(dir), host, o)
+	h := newHandler(root, filepath.Base(abs), host, o)
 	s := &Server{handler: h, stop: stop, finished: make(chan struct{})}
 	s.server = &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: 16 << 10,
 		BaseContext:    func(net.Listener) context.Context { return ctx },
+		ErrorLog:       slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // what clients do is nothing for the output of a run
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "localhost"
