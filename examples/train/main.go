@@ -111,6 +111,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	cfg.Dir = s.out
 	show.printf(", into %s\n", s.out)
+	if err := watch.serve(s, show); err != nil {
+		return err
+	}
 
 	if cfg.Model, err = chainrule.NewModel(shape); err != nil {
 		return err
@@ -130,9 +133,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		show.printf("passed over a damaged checkpoint: %v\n", damage)
 	}
 	if err := watch.open(s, c, shape, out); err != nil {
-		return err
-	}
-	if err := watch.serve(s, show); err != nil {
 		return err
 	}
 

@@ -27,7 +27,7 @@ func (w *watchers) event(e train.Event) {
 	}
 }
 
-// normsEvery is how often the layers' norms are taken, which costs a fiftieth of
+// normsEvery is how often the norms of the layers are taken: each time costs 1% of
 // a step.
 const normsEvery = 10
 
