@@ -13,6 +13,7 @@ import (
 
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/internal/gemm"
+	"github.com/chainrule-go/chainrule/internal/mem"
 	"github.com/chainrule-go/chainrule/internal/par"
 )
 
@@ -69,11 +70,11 @@ func BenchmarkProducts(b *testing.B) {
 			most = max(most, s[0]*s[1])
 		}
 	}
-	noise := make([]float32, most)
+	noise := mem.Floats(most)
 	for i := range noise {
 		noise[i] = rng.Float32() - 0.5
 	}
-	dw := make([]float32, most)
+	dw := mem.Floats(most)
 	for _, procs := range []int{1, 2} {
 		for _, rows := range []int{256, 1024} {
 			for _, m := range models {
@@ -81,7 +82,7 @@ func BenchmarkProducts(b *testing.B) {
 					in, out := s[0], s[1]
 					w := &backend.Matrix{Data: noise[:in*out], In: in, Out: out}
 					x, dy := noise[1024:], noise[2048:]
-					y, dx := make([]float32, rows*out), make([]float32, rows*in)
+					y, dx := mem.Floats(rows*out), mem.Floats(rows*in)
 					if rows*max(in, out) > len(dy) {
 						dy = y
 					}

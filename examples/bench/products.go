@@ -11,6 +11,7 @@ import (
 	"github.com/chainrule-go/chainrule/backend"
 	"github.com/chainrule-go/chainrule/backend/cpu"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
+	"github.com/chainrule-go/chainrule/internal/mem"
 )
 
 // The rows of x: those of training, and those of generation, where the weights
@@ -79,7 +80,7 @@ func newOperands(rows int, cases []productCase, weights int) (*operands, error) 
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	random := func(n int) []float32 {
-		s := make([]float32, n)
+		s := mem.Floats(n)
 		var block [4096]float32 // one block over and over: drawing takes time
 		for i := range block {
 			block[i] = r.Float32() - 0.5

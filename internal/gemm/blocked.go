@@ -86,6 +86,9 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 	for k0 := 0; k0 < p.k; k0 += p.kb {
 		k := min(p.kb, p.k-k0)
 		steps := ceil(k, 2) // of a kernel, for each panel of A; k if it packs
+		if p.a.step != 1 {
+			p.copyA(m, r0, k0, k, groups)
+		}
 		for c := c0; c < c1; c += q.cols {
 			var src *float32
 			if p.b.step != 1 && c+q.cols <= c1 {
@@ -95,9 +98,9 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 			}
 
 			// While the panels of A are multiplied, the next panel of B comes
-			// from afar; with the first panel of B, if A is packed, the next
-			// panel of A.
-			first := c == c0 && p.packed
+			// from afar; with the first panel of B, if A is copied row by row,
+			// the next panel of A.
+			first := c == c0 && p.packed && p.a.step == 1
 			nextC, nextK := c+q.cols, k0
 			if nextC >= c1 {
 				nextC, nextK = c0, k0+k
@@ -116,20 +119,16 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 				if first {
 					n = 1
 					all := steps
-					if src != nil || p.a.step != 1 {
+					if src != nil {
 						all = k
 					}
-					next = m.ahead.nextPanel(p, i, r0, r+h, k0, k, all)
+					next = m.ahead.nextPanel(p, r+h, k0, all)
 				}
 				a := p.panelA(m, r, r0, k0, k, h)
-				switch {
-				case first && p.a.step == 1:
+				if first {
 					for j := range h {
 						copy(a.data[j*a.ld:][:k], p.a.data[(r+j)*p.a.lane+k0:])
 					}
-				case first: // the kernel packs
-					next.copy = &a.data[0]
-					a = panel{p.a.data[r+k0*p.a.step:], 1, p.a.step, h}
 				}
 				q.gemm(&p.c[r*p.ldc+c], &a.data[0], &m.b[0], p.ldc, a.ld, a.k, a.step, k, p.chunk, h, n, min(q.cols, c1-c),
 					p.add || k0 > 0, src, p.b.step, &next.base)
@@ -137,6 +136,18 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 				i += n
 				r += n * h
 			}
+		}
+	}
+}
+
+// copyA packs the block of Aᵀ that begins at row r0 and k0 into panels [k, rows],
+// a row of all at a time, as the processor's own prefetcher likes it.
+func (p *Product) copyA(m *block, r0, k0, k int, groups [2]group) {
+	to := 0
+	for _, g := range groups {
+		if g.n > 0 {
+			p.kern.copy(&m.a[to*k], &p.a.data[r0+to+k0*p.a.step], p.a.step, k, g.rows, g.rows, g.n, g.rows*k)
+			to += g.n * g.rows
 		}
 	}
 }

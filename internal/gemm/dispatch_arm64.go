@@ -24,14 +24,6 @@ const panelCols = neonCols
 // and the packing of B. It leaves fetching to the processor.
 func gemmNEON(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
 	src *float32, lds int, next *uintptr) {
-	if to := (*stream)(unsafe.Pointer(next)).copy; to != nil {
-		to, a := unsafe.Slice(to, k*rows), unsafe.Slice(a, (rows-1)*lda+(k-1)*ka+1)
-		for l := range k {
-			for i := range rows {
-				to[l*rows+i] = a[i*lda+l*ka]
-			}
-		}
-	}
 	if src != nil {
 		copyNEON(b, src, lds, k, neonCols, neonCols, 1, 0)
 	}

@@ -15,7 +15,6 @@ type stream struct {
 	rows  *int // the distances of the rows of C, in bytes, or nil
 
 	sums *float32 // where a kernel keeps those of a chunk
-	copy *float32 // where it packs a panel of A [k, rows], or nil; the kernel moves it on
 }
 
 // nothing is a stream that stands still: all that is read is in cache.
@@ -46,17 +45,16 @@ func (l *lines) lay(o operand, lanes, k int) {
 	l.stream.table = &l.table[0]
 }
 
-// begin has the block fetched that begins at lane and k, from pair at on, n of
-// them, while a kernel makes so many steps.
-func (l *lines) begin(o operand, lane, k, at, n, steps int) {
-	l.at, l.part, l.step, l.copy = at, 0, 0, nil
+// begin has the block fetched that begins at lane and k, while a kernel makes
+// so many steps.
+func (l *lines) begin(o operand, lane, k, steps int) {
+	l.at, l.part, l.step = 0, 0, 0
 	if i := lane*o.lane + k*o.step; i < len(o.data) {
 		l.base = uintptr(unsafe.Pointer(&o.data[i]))
+		n := len(l.table) - 1
 		l.step = ^uint(0) / uint(max(steps, n+1)) * uint(n)
 	}
 }
-
-func (l *lines) pairs() int { return len(l.table) - 1 }
 
 // ahead is what a tile has fetched: the next panel of B, and, while it takes a block of A panel by panel, its next panel.
 type ahead struct {
@@ -80,11 +78,7 @@ func (f *ahead) plan(p *Product) {
 	}
 	f.of = of
 	f.b.lay(p.b, q.cols, p.kb)
-	if p.a.step == 1 {
-		f.panel.lay(p.a, q.rows, p.kb)
-	} else {
-		f.panel.lay(p.a, 2*line, p.kb)
-	}
+	f.panel.lay(p.a, q.rows, p.kb)
 	for i := range f.rows {
 		f.rows[i] = 4 * i * p.ldc
 	}
@@ -95,22 +89,13 @@ func (f *ahead) plan(p *Product) {
 
 // nextB begins to fetch columns c of the block k0 of B.
 func (f *ahead) nextB(p *Product, c, k0, steps int) *stream {
-	f.b.begin(p.b, c, k0, 0, f.b.pairs(), steps)
+	f.b.begin(p.b, c, k0, steps)
 	return &f.b.stream
 }
 
-// nextPanel begins to fetch what the i-th panel of the block k0 of A, k deep,
-// is followed by, while a kernel makes so many steps; r0 is the first row of
-// all, r the next one.
-func (f *ahead) nextPanel(p *Product, i, r0, r, k0, k, steps int) *stream {
-	if p.a.step == 1 {
-		f.panel.begin(p.a, r, k0, 0, f.panel.pairs(), steps)
-		return &f.panel.stream
-	}
-	// Pairs of lines are wider than a panel. The first pairs come with the
-	// first panels.
-	n := ceil(k*p.kern.rows, 2*line)
-	at := k + i*n
-	f.panel.begin(p.a, r0+at/k*2*line, k0, at%k, min(n, k-at%k), steps)
+// nextPanel begins to fetch the panel of A from row r on of the block k0, while
+// a kernel makes so many steps.
+func (f *ahead) nextPanel(p *Product, r, k0, steps int) *stream {
+	f.panel.begin(p.a, r, k0, steps)
 	return &f.panel.stream
 }

@@ -28,10 +28,6 @@ package gemm
 //
 //	b[l*32+j] = src[l*lds+j]
 //
-// If next.copy is not nil, there is one panel of A, which it packs, too:
-//
-//	copy[l*rows+i] = a[i*lda+l*ka]
-//
 // Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //
 //go:noescape
@@ -93,10 +89,6 @@ func fmaAVX512(n int)
 // Rows of b are whole. If src is not nil, it first packs B:
 //
 //	b[l*16+j] = src[l*lds+j]
-//
-// If next.copy is not nil, there is one panel of A, which it packs, too:
-//
-//	copy[l*rows+i] = a[i*lda+l*ka]
 //
 // Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //

@@ -40,7 +40,7 @@ GLOBL lanes<>(SB), RODATA|NOPTR, $128
 
 // func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $112-128
+TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $104-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -96,7 +96,7 @@ TEXT ·gemmAVX512_14x32(SB), NOSPLIT, $112-128
 	JEQ   panel2
 
 panel1:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -110,10 +110,8 @@ chunk1:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack1
+	CMPQ         48(SP), $0x00
+	JNE          pack1
 	SHRQ         $0x01, CX
 	JCC          even1
 	VMOVUPS      (SI), Z30
@@ -128,40 +126,40 @@ even1:
 	TESTQ   CX, CX
 	JZ      summed1
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream1
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
 	MOVQ    $0x00000004, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k1
 
 stream1:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k1:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -179,17 +177,17 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived1
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived1
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived1:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream1
 	MOVQ 56(SP), DX
 
@@ -235,25 +233,21 @@ stored1:
 	JMP  done
 
 pack1:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy1
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing1:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -270,60 +264,14 @@ packing1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing1
-	JMP          packed1
-
-copy1:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying1
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying1:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	ADDQ         $+4, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying1
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed1
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed1:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted1
-	TESTQ   R13, R13
-	JZ      noted1
-	MOVQ    R13, 56(AX)
-
-noted1:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked1
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked1:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed1
@@ -342,7 +290,7 @@ storeTail1:
 	JMP     stored1
 
 panel2:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -358,10 +306,8 @@ chunk2:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack2
+	CMPQ         48(SP), $0x00
+	JNE          pack2
 	SHRQ         $0x01, CX
 	JCC          even2
 	VMOVUPS      (SI), Z30
@@ -379,40 +325,40 @@ even2:
 	TESTQ   CX, CX
 	JZ      summed2
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream2
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
 	MOVQ    $0x00000006, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k2
 
 stream2:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k2:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -436,17 +382,17 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived2
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived2
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived2:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream2
 	MOVQ 56(SP), DX
 
@@ -500,25 +446,21 @@ stored2:
 	JMP  done
 
 pack2:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy2
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing2:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -538,64 +480,14 @@ packing2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing2
-	JMP          packed2
-
-copy2:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying2
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying2:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	ADDQ         $+8, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying2
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed2
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed2:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted2
-	TESTQ   R13, R13
-	JZ      noted2
-	MOVQ    R13, 56(AX)
-
-noted2:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked2
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked2:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed2
@@ -620,7 +512,7 @@ storeTail2:
 	JMP     stored2
 
 panel3:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -638,10 +530,8 @@ chunk3:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack3
+	CMPQ         48(SP), $0x00
+	JNE          pack3
 	SHRQ         $0x01, CX
 	JCC          even3
 	VMOVUPS      (SI), Z30
@@ -662,40 +552,40 @@ even3:
 	TESTQ   CX, CX
 	JZ      summed3
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream3
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
 	MOVQ    $0x00000008, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k3
 
 stream3:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k3:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -725,17 +615,17 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived3
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived3
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived3:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream3
 	MOVQ 56(SP), DX
 
@@ -797,25 +687,21 @@ stored3:
 	JMP  done
 
 pack3:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy3
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing3:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -838,68 +724,14 @@ packing3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing3
-	JMP          packed3
-
-copy3:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying3
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying3:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	ADDQ         $+12, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying3
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed3
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed3:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted3
-	TESTQ   R13, R13
-	JZ      noted3
-	MOVQ    R13, 56(AX)
-
-noted3:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked3
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked3:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed3
@@ -930,7 +762,7 @@ storeTail3:
 	JMP     stored3
 
 panel4:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -950,10 +782,8 @@ chunk4:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack4
+	CMPQ         48(SP), $0x00
+	JNE          pack4
 	SHRQ         $0x01, CX
 	JCC          even4
 	VMOVUPS      (SI), Z30
@@ -977,40 +807,40 @@ even4:
 	TESTQ   CX, CX
 	JZ      summed4
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream4
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
 	MOVQ    $0x0000000a, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k4
 
 stream4:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k4:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1046,17 +876,17 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived4
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived4
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived4:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream4
 	MOVQ 56(SP), DX
 
@@ -1126,25 +956,21 @@ stored4:
 	JMP  done
 
 pack4:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy4
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing4:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -1170,72 +996,14 @@ packing4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing4
-	JMP          packed4
-
-copy4:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying4
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying4:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	ADDQ         $+16, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying4
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed4
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed4:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted4
-	TESTQ   R13, R13
-	JZ      noted4
-	MOVQ    R13, 56(AX)
-
-noted4:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked4
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked4:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed4
@@ -1272,7 +1040,7 @@ storeTail4:
 	JMP     stored4
 
 panel5:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -1294,10 +1062,8 @@ chunk5:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack5
+	CMPQ         48(SP), $0x00
+	JNE          pack5
 	SHRQ         $0x01, CX
 	JCC          even5
 	VMOVUPS      (SI), Z30
@@ -1324,40 +1090,40 @@ even5:
 	TESTQ   CX, CX
 	JZ      summed5
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream5
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
 	MOVQ    $0x0000000c, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k5
 
 stream5:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k5:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1399,17 +1165,17 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived5
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived5
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived5:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream5
 	MOVQ 56(SP), DX
 
@@ -1487,25 +1253,21 @@ stored5:
 	JMP  done
 
 pack5:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy5
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing5:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -1534,76 +1296,14 @@ packing5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing5
-	JMP          packed5
-
-copy5:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying5
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying5:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	ADDQ         $+20, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying5
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed5
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed5:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted5
-	TESTQ   R13, R13
-	JZ      noted5
-	MOVQ    R13, 56(AX)
-
-noted5:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked5
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked5:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed5
@@ -1646,7 +1346,7 @@ storeTail5:
 	JMP     stored5
 
 panel6:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -1672,10 +1372,8 @@ chunk6:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack6
+	CMPQ         48(SP), $0x00
+	JNE          pack6
 	SHRQ         $0x01, CX
 	JCC          even6
 	VMOVUPS      (SI), Z30
@@ -1706,40 +1404,40 @@ even6:
 	TESTQ   CX, CX
 	JZ      summed6
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream6
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
 	MOVQ    $0x0000000e, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k6
 
 stream6:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k6:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -1789,17 +1487,17 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived6
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived6
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived6:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream6
 	MOVQ 56(SP), DX
 
@@ -1887,25 +1585,21 @@ stored6:
 	JMP  done
 
 pack6:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy6
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing6:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -1938,81 +1632,14 @@ packing6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing6
-	JMP          packed6
-
-copy6:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying6
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying6:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	ADDQ         $+24, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	DECQ         CX
-	JNZ          copying6
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed6
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed6:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted6
-	TESTQ   R13, R13
-	JZ      noted6
-	MOVQ    R13, 56(AX)
-
-noted6:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked6
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked6:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed6
@@ -2061,7 +1688,7 @@ storeTail6:
 	JMP     stored6
 
 panel7:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -2089,10 +1716,8 @@ chunk7:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack7
+	CMPQ         48(SP), $0x00
+	JNE          pack7
 	SHRQ         $0x01, CX
 	JCC          even7
 	VMOVUPS      (SI), Z30
@@ -2126,40 +1751,40 @@ even7:
 	TESTQ   CX, CX
 	JZ      summed7
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream7
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream7
 	MOVQ    $0x00000010, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k7
 
 stream7:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k7:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2215,17 +1840,17 @@ k7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k7
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived7
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived7
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived7:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream7
 	MOVQ 56(SP), DX
 
@@ -2321,25 +1946,21 @@ stored7:
 	JMP  done
 
 pack7:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy7
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing7:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -2375,85 +1996,14 @@ packing7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing7
-	JMP          packed7
-
-copy7:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying7
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying7:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	ADDQ         $+28, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	DECQ         CX
-	JNZ          copying7
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed7
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed7:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted7
-	TESTQ   R13, R13
-	JZ      noted7
-	MOVQ    R13, 56(AX)
-
-noted7:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked7
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked7:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed7
@@ -2508,7 +2058,7 @@ storeTail7:
 	JMP     stored7
 
 panel8:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -2538,10 +2088,8 @@ chunk8:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack8
+	CMPQ         48(SP), $0x00
+	JNE          pack8
 	SHRQ         $0x01, CX
 	JCC          even8
 	VMOVUPS      (SI), Z30
@@ -2578,40 +2126,40 @@ even8:
 	TESTQ   CX, CX
 	JZ      summed8
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream8
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream8
 	MOVQ    $0x00000012, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k8
 
 stream8:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k8:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -2673,17 +2221,17 @@ k8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k8
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived8
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived8
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived8:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream8
 	MOVQ 56(SP), DX
 
@@ -2787,25 +2335,21 @@ stored8:
 	JMP  done
 
 pack8:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy8
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing8:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -2844,89 +2388,14 @@ packing8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing8
-	JMP          packed8
-
-copy8:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying8
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying8:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	VBROADCASTSS (R8)(R11*2), Z29
-	VMOVSS       X29, 28(R13)
-	VFMADD231PS  Z30, Z29, Z14
-	VFMADD231PS  Z31, Z29, Z15
-	ADDQ         $+32, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	DECQ         CX
-	JNZ          copying8
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed8
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed8:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted8
-	TESTQ   R13, R13
-	JZ      noted8
-	MOVQ    R13, 56(AX)
-
-noted8:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked8
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked8:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed8
@@ -2987,7 +2456,7 @@ storeTail8:
 	JMP     stored8
 
 panel9:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -3019,10 +2488,8 @@ chunk9:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack9
+	CMPQ         48(SP), $0x00
+	JNE          pack9
 	SHRQ         $0x01, CX
 	JCC          even9
 	VMOVUPS      (SI), Z30
@@ -3062,40 +2529,40 @@ even9:
 	TESTQ   CX, CX
 	JZ      summed9
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream9
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream9
 	MOVQ    $0x00000014, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k9
 
 stream9:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k9:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -3163,17 +2630,17 @@ k9:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k9
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived9
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived9
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived9:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream9
 	MOVQ 56(SP), DX
 
@@ -3285,25 +2752,21 @@ stored9:
 	JMP  done
 
 pack9:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy9
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing9:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -3345,93 +2808,14 @@ packing9:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing9
-	JMP          packed9
-
-copy9:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying9
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying9:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	VBROADCASTSS (R8)(R11*2), Z29
-	VMOVSS       X29, 28(R13)
-	VFMADD231PS  Z30, Z29, Z14
-	VFMADD231PS  Z31, Z29, Z15
-	VBROADCASTSS (R8)(R12*1), Z28
-	VMOVSS       X28, 32(R13)
-	VFMADD231PS  Z30, Z28, Z16
-	VFMADD231PS  Z31, Z28, Z17
-	ADDQ         $+36, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	DECQ         CX
-	JNZ          copying9
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed9
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed9:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted9
-	TESTQ   R13, R13
-	JZ      noted9
-	MOVQ    R13, 56(AX)
-
-noted9:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked9
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked9:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed9
@@ -3498,7 +2882,7 @@ storeTail9:
 	JMP     stored9
 
 panel10:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -3532,10 +2916,8 @@ chunk10:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack10
+	CMPQ         48(SP), $0x00
+	JNE          pack10
 	SHRQ         $0x01, CX
 	JCC          even10
 	VMOVUPS      (SI), Z30
@@ -3578,40 +2960,40 @@ even10:
 	TESTQ   CX, CX
 	JZ      summed10
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream10
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream10
 	MOVQ    $0x00000016, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k10
 
 stream10:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k10:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -3685,17 +3067,17 @@ k10:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k10
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived10
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived10
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived10:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream10
 	MOVQ 56(SP), DX
 
@@ -3815,25 +3197,21 @@ stored10:
 	JMP  done
 
 pack10:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy10
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing10:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -3878,97 +3256,14 @@ packing10:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing10
-	JMP          packed10
-
-copy10:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying10
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying10:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	VBROADCASTSS (R8)(R11*2), Z29
-	VMOVSS       X29, 28(R13)
-	VFMADD231PS  Z30, Z29, Z14
-	VFMADD231PS  Z31, Z29, Z15
-	VBROADCASTSS (R8)(R12*1), Z28
-	VMOVSS       X28, 32(R13)
-	VFMADD231PS  Z30, Z28, Z16
-	VFMADD231PS  Z31, Z28, Z17
-	VBROADCASTSS (R8)(R11*4), Z29
-	VMOVSS       X29, 36(R13)
-	VFMADD231PS  Z30, Z29, Z18
-	VFMADD231PS  Z31, Z29, Z19
-	ADDQ         $+40, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	DECQ         CX
-	JNZ          copying10
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed10
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed10:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted10
-	TESTQ   R13, R13
-	JZ      noted10
-	MOVQ    R13, 56(AX)
-
-noted10:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked10
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked10:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed10
@@ -4041,7 +3336,7 @@ storeTail10:
 	JMP     stored10
 
 panel11:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -4079,10 +3374,8 @@ chunk11:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack11
+	CMPQ         48(SP), $0x00
+	JNE          pack11
 	SHRQ         $0x01, CX
 	JCC          even11
 	VMOVUPS      (SI), Z30
@@ -4129,40 +3422,40 @@ even11:
 	TESTQ   CX, CX
 	JZ      summed11
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream11
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream11
 	MOVQ    $0x00000018, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k11
 
 stream11:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k11:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -4244,17 +3537,17 @@ k11:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k11
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived11
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived11
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived11:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream11
 	MOVQ 56(SP), DX
 
@@ -4384,25 +3677,21 @@ stored11:
 	JMP  done
 
 pack11:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy11
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing11:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -4451,102 +3740,14 @@ packing11:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing11
-	JMP          packed11
-
-copy11:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying11
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying11:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	VBROADCASTSS (R8)(R11*2), Z29
-	VMOVSS       X29, 28(R13)
-	VFMADD231PS  Z30, Z29, Z14
-	VFMADD231PS  Z31, Z29, Z15
-	VBROADCASTSS (R8)(R12*1), Z28
-	VMOVSS       X28, 32(R13)
-	VFMADD231PS  Z30, Z28, Z16
-	VFMADD231PS  Z31, Z28, Z17
-	VBROADCASTSS (R8)(R11*4), Z29
-	VMOVSS       X29, 36(R13)
-	VFMADD231PS  Z30, Z29, Z18
-	VFMADD231PS  Z31, Z29, Z19
-	VBROADCASTSS (R9), Z28
-	VMOVSS       X28, 40(R13)
-	VFMADD231PS  Z30, Z28, Z20
-	VFMADD231PS  Z31, Z28, Z21
-	ADDQ         $+44, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	ADDQ         R10, R9
-	DECQ         CX
-	JNZ          copying11
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed11
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed11:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted11
-	TESTQ   R13, R13
-	JZ      noted11
-	MOVQ    R13, 56(AX)
-
-noted11:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked11
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked11:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed11
@@ -4625,7 +3826,7 @@ storeTail11:
 	JMP     stored11
 
 panel12:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -4665,10 +3866,8 @@ chunk12:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack12
+	CMPQ         48(SP), $0x00
+	JNE          pack12
 	SHRQ         $0x01, CX
 	JCC          even12
 	VMOVUPS      (SI), Z30
@@ -4718,40 +3917,40 @@ even12:
 	TESTQ   CX, CX
 	JZ      summed12
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream12
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream12
 	MOVQ    $0x0000001a, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k12
 
 stream12:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k12:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -4839,17 +4038,17 @@ k12:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k12
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived12
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived12
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived12:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream12
 	MOVQ 56(SP), DX
 
@@ -4987,25 +4186,21 @@ stored12:
 	JMP  done
 
 pack12:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy12
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing12:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -5057,106 +4252,14 @@ packing12:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing12
-	JMP          packed12
-
-copy12:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying12
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying12:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	VBROADCASTSS (R8)(R11*2), Z29
-	VMOVSS       X29, 28(R13)
-	VFMADD231PS  Z30, Z29, Z14
-	VFMADD231PS  Z31, Z29, Z15
-	VBROADCASTSS (R8)(R12*1), Z28
-	VMOVSS       X28, 32(R13)
-	VFMADD231PS  Z30, Z28, Z16
-	VFMADD231PS  Z31, Z28, Z17
-	VBROADCASTSS (R8)(R11*4), Z29
-	VMOVSS       X29, 36(R13)
-	VFMADD231PS  Z30, Z29, Z18
-	VFMADD231PS  Z31, Z29, Z19
-	VBROADCASTSS (R9), Z28
-	VMOVSS       X28, 40(R13)
-	VFMADD231PS  Z30, Z28, Z20
-	VFMADD231PS  Z31, Z28, Z21
-	VBROADCASTSS (R9)(R11*1), Z29
-	VMOVSS       X29, 44(R13)
-	VFMADD231PS  Z30, Z29, Z22
-	VFMADD231PS  Z31, Z29, Z23
-	ADDQ         $+48, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	ADDQ         R10, R9
-	DECQ         CX
-	JNZ          copying12
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed12
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed12:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted12
-	TESTQ   R13, R13
-	JZ      noted12
-	MOVQ    R13, 56(AX)
-
-noted12:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked12
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked12:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed12
@@ -5241,7 +4344,7 @@ storeTail12:
 	JMP     stored12
 
 panel13:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -5283,10 +4386,8 @@ chunk13:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack13
+	CMPQ         48(SP), $0x00
+	JNE          pack13
 	SHRQ         $0x01, CX
 	JCC          even13
 	VMOVUPS      (SI), Z30
@@ -5339,40 +4440,40 @@ even13:
 	TESTQ   CX, CX
 	JZ      summed13
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream13
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream13
 	MOVQ    $0x0000001c, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k13
 
 stream13:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k13:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -5466,17 +4567,17 @@ k13:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k13
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived13
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived13
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived13:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream13
 	MOVQ 56(SP), DX
 
@@ -5622,25 +4723,21 @@ stored13:
 	JMP  done
 
 pack13:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy13
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing13:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -5695,110 +4792,14 @@ packing13:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing13
-	JMP          packed13
-
-copy13:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying13
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying13:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	VBROADCASTSS (R8)(R11*2), Z29
-	VMOVSS       X29, 28(R13)
-	VFMADD231PS  Z30, Z29, Z14
-	VFMADD231PS  Z31, Z29, Z15
-	VBROADCASTSS (R8)(R12*1), Z28
-	VMOVSS       X28, 32(R13)
-	VFMADD231PS  Z30, Z28, Z16
-	VFMADD231PS  Z31, Z28, Z17
-	VBROADCASTSS (R8)(R11*4), Z29
-	VMOVSS       X29, 36(R13)
-	VFMADD231PS  Z30, Z29, Z18
-	VFMADD231PS  Z31, Z29, Z19
-	VBROADCASTSS (R9), Z28
-	VMOVSS       X28, 40(R13)
-	VFMADD231PS  Z30, Z28, Z20
-	VFMADD231PS  Z31, Z28, Z21
-	VBROADCASTSS (R9)(R11*1), Z29
-	VMOVSS       X29, 44(R13)
-	VFMADD231PS  Z30, Z29, Z22
-	VFMADD231PS  Z31, Z29, Z23
-	VBROADCASTSS (R9)(R11*2), Z28
-	VMOVSS       X28, 48(R13)
-	VFMADD231PS  Z30, Z28, Z24
-	VFMADD231PS  Z31, Z28, Z25
-	ADDQ         $+52, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	ADDQ         R10, R9
-	DECQ         CX
-	JNZ          copying13
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed13
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed13:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted13
-	TESTQ   R13, R13
-	JZ      noted13
-	MOVQ    R13, 56(AX)
-
-noted13:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked13
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked13:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed13
@@ -5889,7 +4890,7 @@ storeTail13:
 	JMP     stored13
 
 panel14:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -5933,10 +4934,8 @@ chunk14:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack14
+	CMPQ         48(SP), $0x00
+	JNE          pack14
 	SHRQ         $0x01, CX
 	JCC          even14
 	VMOVUPS      (SI), Z30
@@ -5992,40 +4991,40 @@ even14:
 	TESTQ   CX, CX
 	JZ      summed14
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream14
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream14
 	MOVQ    $0x0000001e, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k14
 
 stream14:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k14:
 	VMOVUPS      (SI), Z30
 	VMOVUPS      64(SI), Z31
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Z28
@@ -6125,17 +5124,17 @@ k14:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          k14
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived14
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived14
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived14:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream14
 	MOVQ 56(SP), DX
 
@@ -6289,25 +5288,21 @@ stored14:
 	JMP  done
 
 pack14:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy14
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing14:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Z30
@@ -6365,114 +5360,14 @@ packing14:
 	ADDQ         R10, R9
 	DECQ         CX
 	JNZ          packing14
-	JMP          packed14
-
-copy14:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying14
-	MOVQ  SI, BX
-	MOVQ  $0x00000080, 72(SP)
-
-copying14:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Z30
-	VMOVUPS      Z30, (SI)
-	VMOVUPS      64(BX), Z31
-	VMOVUPS      Z31, 64(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+128, SI
-	VBROADCASTSS (DI), Z28
-	VMOVSS       X28, (R13)
-	VFMADD231PS  Z30, Z28, Z0
-	VFMADD231PS  Z31, Z28, Z1
-	VBROADCASTSS (DI)(R11*1), Z29
-	VMOVSS       X29, 4(R13)
-	VFMADD231PS  Z30, Z29, Z2
-	VFMADD231PS  Z31, Z29, Z3
-	VBROADCASTSS (DI)(R11*2), Z28
-	VMOVSS       X28, 8(R13)
-	VFMADD231PS  Z30, Z28, Z4
-	VFMADD231PS  Z31, Z28, Z5
-	VBROADCASTSS (DI)(R12*1), Z29
-	VMOVSS       X29, 12(R13)
-	VFMADD231PS  Z30, Z29, Z6
-	VFMADD231PS  Z31, Z29, Z7
-	VBROADCASTSS (DI)(R11*4), Z28
-	VMOVSS       X28, 16(R13)
-	VFMADD231PS  Z30, Z28, Z8
-	VFMADD231PS  Z31, Z28, Z9
-	VBROADCASTSS (R8), Z29
-	VMOVSS       X29, 20(R13)
-	VFMADD231PS  Z30, Z29, Z10
-	VFMADD231PS  Z31, Z29, Z11
-	VBROADCASTSS (R8)(R11*1), Z28
-	VMOVSS       X28, 24(R13)
-	VFMADD231PS  Z30, Z28, Z12
-	VFMADD231PS  Z31, Z28, Z13
-	VBROADCASTSS (R8)(R11*2), Z29
-	VMOVSS       X29, 28(R13)
-	VFMADD231PS  Z30, Z29, Z14
-	VFMADD231PS  Z31, Z29, Z15
-	VBROADCASTSS (R8)(R12*1), Z28
-	VMOVSS       X28, 32(R13)
-	VFMADD231PS  Z30, Z28, Z16
-	VFMADD231PS  Z31, Z28, Z17
-	VBROADCASTSS (R8)(R11*4), Z29
-	VMOVSS       X29, 36(R13)
-	VFMADD231PS  Z30, Z29, Z18
-	VFMADD231PS  Z31, Z29, Z19
-	VBROADCASTSS (R9), Z28
-	VMOVSS       X28, 40(R13)
-	VFMADD231PS  Z30, Z28, Z20
-	VFMADD231PS  Z31, Z28, Z21
-	VBROADCASTSS (R9)(R11*1), Z29
-	VMOVSS       X29, 44(R13)
-	VFMADD231PS  Z30, Z29, Z22
-	VFMADD231PS  Z31, Z29, Z23
-	VBROADCASTSS (R9)(R11*2), Z28
-	VMOVSS       X28, 48(R13)
-	VFMADD231PS  Z30, Z28, Z24
-	VFMADD231PS  Z31, Z28, Z25
-	VBROADCASTSS (R9)(R12*1), Z29
-	VMOVSS       X29, 52(R13)
-	VFMADD231PS  Z30, Z29, Z26
-	VFMADD231PS  Z31, Z29, Z27
-	ADDQ         $+56, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	ADDQ         R10, R9
-	DECQ         CX
-	JNZ          copying14
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed14
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed14:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted14
-	TESTQ   R13, R13
-	JZ      noted14
-	MOVQ    R13, 56(AX)
-
-noted14:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked14
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked14:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed14
@@ -7670,7 +6565,7 @@ loop:
 
 // func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $120-128
+TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $112-128
 	MOVQ  c+0(FP), BX
 	MOVQ  rows+72(FP), AX
 	MOVQ  a+8(FP), R14
@@ -7696,7 +6591,7 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $120-128
 	LEAQ  lanes<>+64(SB), R14
 	SHLQ  $0x02, CX
 	SUBQ  CX, R14
-	MOVQ  R14, 112(SP)
+	MOVQ  R14, 104(SP)
 	CMPQ  AX, $0x06
 	JEQ   panel6
 	CMPQ  AX, $0x05
@@ -7709,7 +6604,7 @@ TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $120-128
 	JEQ   panel2
 
 panel1:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -7723,10 +6618,8 @@ chunk1:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack1
+	CMPQ         48(SP), $0x00
+	JNE          pack1
 	SHRQ         $0x01, CX
 	JCC          even1
 	VMOVUPS      (SI), Y12
@@ -7741,40 +6634,40 @@ even1:
 	TESTQ   CX, CX
 	JZ      summed1
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream1
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
 	MOVQ    $0x00000004, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k1
 
 stream1:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k1:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -7792,17 +6685,17 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived1
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived1
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived1:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream1
 	MOVQ 56(SP), DX
 
@@ -7848,25 +6741,21 @@ stored1:
 	JMP  done
 
 pack1:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy1
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing1:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Y12
@@ -7883,66 +6772,20 @@ packing1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing1
-	JMP          packed1
-
-copy1:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying1
-	MOVQ  SI, BX
-	MOVQ  $0x00000040, 72(SP)
-
-copying1:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Y12
-	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(BX), Y13
-	VMOVUPS      Y13, 32(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+64, SI
-	VBROADCASTSS (DI), Y14
-	VMOVSS       X14, (R13)
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	ADDQ         $+4, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying1
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed1
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed1:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted1
-	TESTQ   R13, R13
-	JZ      noted1
-	MOVQ    R13, 56(AX)
-
-noted1:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked1
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked1:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed1
 
 tail1:
-	MOVQ       112(SP), CX
+	MOVQ       104(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -7958,7 +6801,7 @@ storeTail1:
 	JMP        stored1
 
 panel2:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -7974,10 +6817,8 @@ chunk2:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack2
+	CMPQ         48(SP), $0x00
+	JNE          pack2
 	SHRQ         $0x01, CX
 	JCC          even2
 	VMOVUPS      (SI), Y12
@@ -7995,40 +6836,40 @@ even2:
 	TESTQ   CX, CX
 	JZ      summed2
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream2
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
 	MOVQ    $0x00000006, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k2
 
 stream2:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k2:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -8052,17 +6893,17 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived2
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived2
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived2:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream2
 	MOVQ 56(SP), DX
 
@@ -8116,25 +6957,21 @@ stored2:
 	JMP  done
 
 pack2:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy2
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing2:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Y12
@@ -8154,70 +6991,20 @@ packing2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing2
-	JMP          packed2
-
-copy2:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying2
-	MOVQ  SI, BX
-	MOVQ  $0x00000040, 72(SP)
-
-copying2:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Y12
-	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(BX), Y13
-	VMOVUPS      Y13, 32(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+64, SI
-	VBROADCASTSS (DI), Y14
-	VMOVSS       X14, (R13)
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (DI)(R11*1), Y15
-	VMOVSS       X15, 4(R13)
-	VFMADD231PS  Y12, Y15, Y2
-	VFMADD231PS  Y13, Y15, Y3
-	ADDQ         $+8, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying2
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed2
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed2:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted2
-	TESTQ   R13, R13
-	JZ      noted2
-	MOVQ    R13, 56(AX)
-
-noted2:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked2
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked2:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed2
 
 tail2:
-	MOVQ       112(SP), CX
+	MOVQ       104(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -8239,7 +7026,7 @@ storeTail2:
 	JMP        stored2
 
 panel3:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -8257,10 +7044,8 @@ chunk3:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack3
+	CMPQ         48(SP), $0x00
+	JNE          pack3
 	SHRQ         $0x01, CX
 	JCC          even3
 	VMOVUPS      (SI), Y12
@@ -8281,40 +7066,40 @@ even3:
 	TESTQ   CX, CX
 	JZ      summed3
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream3
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
 	MOVQ    $0x00000008, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k3
 
 stream3:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k3:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -8344,17 +7129,17 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived3
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived3
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived3:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream3
 	MOVQ 56(SP), DX
 
@@ -8416,25 +7201,21 @@ stored3:
 	JMP  done
 
 pack3:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy3
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing3:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Y12
@@ -8457,74 +7238,20 @@ packing3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing3
-	JMP          packed3
-
-copy3:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying3
-	MOVQ  SI, BX
-	MOVQ  $0x00000040, 72(SP)
-
-copying3:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Y12
-	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(BX), Y13
-	VMOVUPS      Y13, 32(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+64, SI
-	VBROADCASTSS (DI), Y14
-	VMOVSS       X14, (R13)
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (DI)(R11*1), Y15
-	VMOVSS       X15, 4(R13)
-	VFMADD231PS  Y12, Y15, Y2
-	VFMADD231PS  Y13, Y15, Y3
-	VBROADCASTSS (DI)(R11*2), Y14
-	VMOVSS       X14, 8(R13)
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	ADDQ         $+12, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying3
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed3
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed3:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted3
-	TESTQ   R13, R13
-	JZ      noted3
-	MOVQ    R13, 56(AX)
-
-noted3:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked3
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked3:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed3
 
 tail3:
-	MOVQ       112(SP), CX
+	MOVQ       104(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -8552,7 +7279,7 @@ storeTail3:
 	JMP        stored3
 
 panel4:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -8572,10 +7299,8 @@ chunk4:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack4
+	CMPQ         48(SP), $0x00
+	JNE          pack4
 	SHRQ         $0x01, CX
 	JCC          even4
 	VMOVUPS      (SI), Y12
@@ -8599,40 +7324,40 @@ even4:
 	TESTQ   CX, CX
 	JZ      summed4
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream4
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
 	MOVQ    $0x0000000a, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k4
 
 stream4:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k4:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -8668,17 +7393,17 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived4
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived4
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived4:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream4
 	MOVQ 56(SP), DX
 
@@ -8748,25 +7473,21 @@ stored4:
 	JMP  done
 
 pack4:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy4
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing4:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Y12
@@ -8792,78 +7513,20 @@ packing4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing4
-	JMP          packed4
-
-copy4:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying4
-	MOVQ  SI, BX
-	MOVQ  $0x00000040, 72(SP)
-
-copying4:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Y12
-	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(BX), Y13
-	VMOVUPS      Y13, 32(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+64, SI
-	VBROADCASTSS (DI), Y14
-	VMOVSS       X14, (R13)
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (DI)(R11*1), Y15
-	VMOVSS       X15, 4(R13)
-	VFMADD231PS  Y12, Y15, Y2
-	VFMADD231PS  Y13, Y15, Y3
-	VBROADCASTSS (DI)(R11*2), Y14
-	VMOVSS       X14, 8(R13)
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (DI)(R12*1), Y15
-	VMOVSS       X15, 12(R13)
-	VFMADD231PS  Y12, Y15, Y6
-	VFMADD231PS  Y13, Y15, Y7
-	ADDQ         $+16, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying4
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed4
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed4:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted4
-	TESTQ   R13, R13
-	JZ      noted4
-	MOVQ    R13, 56(AX)
-
-noted4:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked4
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked4:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed4
 
 tail4:
-	MOVQ       112(SP), CX
+	MOVQ       104(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -8897,7 +7560,7 @@ storeTail4:
 	JMP        stored4
 
 panel5:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -8919,10 +7582,8 @@ chunk5:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack5
+	CMPQ         48(SP), $0x00
+	JNE          pack5
 	SHRQ         $0x01, CX
 	JCC          even5
 	VMOVUPS      (SI), Y12
@@ -8949,40 +7610,40 @@ even5:
 	TESTQ   CX, CX
 	JZ      summed5
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream5
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
 	MOVQ    $0x0000000c, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k5
 
 stream5:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k5:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -9024,17 +7685,17 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived5
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived5
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived5:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream5
 	MOVQ 56(SP), DX
 
@@ -9112,25 +7773,21 @@ stored5:
 	JMP  done
 
 pack5:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy5
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing5:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Y12
@@ -9159,82 +7816,20 @@ packing5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          packing5
-	JMP          packed5
-
-copy5:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying5
-	MOVQ  SI, BX
-	MOVQ  $0x00000040, 72(SP)
-
-copying5:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Y12
-	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(BX), Y13
-	VMOVUPS      Y13, 32(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+64, SI
-	VBROADCASTSS (DI), Y14
-	VMOVSS       X14, (R13)
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (DI)(R11*1), Y15
-	VMOVSS       X15, 4(R13)
-	VFMADD231PS  Y12, Y15, Y2
-	VFMADD231PS  Y13, Y15, Y3
-	VBROADCASTSS (DI)(R11*2), Y14
-	VMOVSS       X14, 8(R13)
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (DI)(R12*1), Y15
-	VMOVSS       X15, 12(R13)
-	VFMADD231PS  Y12, Y15, Y6
-	VFMADD231PS  Y13, Y15, Y7
-	VBROADCASTSS (DI)(R11*4), Y14
-	VMOVSS       X14, 16(R13)
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	ADDQ         $+20, R13
-	ADDQ         R10, DI
-	DECQ         CX
-	JNZ          copying5
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed5
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed5:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted5
-	TESTQ   R13, R13
-	JZ      noted5
-	MOVQ    R13, 56(AX)
-
-noted5:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked5
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked5:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed5
 
 tail5:
-	MOVQ       112(SP), CX
+	MOVQ       104(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -9274,7 +7869,7 @@ storeTail5:
 	JMP        stored5
 
 panel6:
-	MOVQ $0x00000001, 96(SP)
+	MOVQ $0x00000001, 88(SP)
 	MOVQ $0x00000000, 40(SP)
 	MOVQ b+16(FP), SI
 	MOVQ k+56(FP), DX
@@ -9300,10 +7895,8 @@ chunk6:
 	CMOVQGT      DX, CX
 	SUBQ         CX, DX
 	MOVQ         next+120(FP), AX
-	MOVQ         56(AX), R13
-	MOVQ         48(SP), R14
-	ORQ          R13, R14
-	JNZ          pack6
+	CMPQ         48(SP), $0x00
+	JNE          pack6
 	SHRQ         $0x01, CX
 	JCC          even6
 	VMOVUPS      (SI), Y12
@@ -9334,40 +7927,40 @@ even6:
 	TESTQ   CX, CX
 	JZ      summed6
 	MOVQ    DX, 56(SP)
-	MOVQ    CX, 88(SP)
-	CMPQ    96(SP), $0x00
+	MOVQ    CX, 80(SP)
+	CMPQ    88(SP), $0x00
 	JEQ     stream6
 	MOVQ    next+120(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
 	MOVQ    $0x0000000e, CX
-	CMPQ    CX, 88(SP)
-	CMOVQGT 88(SP), CX
-	SUBQ    CX, 88(SP)
+	CMPQ    CX, 80(SP)
+	CMOVQGT 80(SP), CX
+	SUBQ    CX, 80(SP)
 	MOVQ    BX, DX
 	XORL    R14, R14
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
-	MOVQ    AX, 104(SP)
+	MOVQ    AX, 96(SP)
 	JMP     k6
 
 stream6:
-	MOVQ $0x00000000, 96(SP)
-	MOVQ 88(SP), CX
 	MOVQ $0x00000000, 88(SP)
+	MOVQ 80(SP), CX
+	MOVQ $0x00000000, 80(SP)
 	MOVQ next+120(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
-	MOVQ AX, 104(SP)
+	MOVQ AX, 96(SP)
 
 k6:
 	VMOVUPS      (SI), Y12
 	VMOVUPS      32(SI), Y13
-	ADDQ         104(SP), R13
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VBROADCASTSS (DI), Y14
@@ -9417,17 +8010,17 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         96(SP), $0x00
-	MOVQ         $0x00000000, 96(SP)
+	CMPQ         88(SP), $0x00
+	MOVQ         $0x00000000, 88(SP)
 	JNE          arrived6
-	CMPQ         104(SP), $0x00
+	CMPQ         96(SP), $0x00
 	JEQ          arrived6
 	MOVQ         next+120(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
 arrived6:
-	CMPQ 88(SP), $0x00
+	CMPQ 80(SP), $0x00
 	JNE  stream6
 	MOVQ 56(SP), DX
 
@@ -9515,25 +8108,21 @@ stored6:
 	JMP  done
 
 pack6:
-	MOVQ  DX, 56(SP)
-	MOVQ  BX, 64(SP)
-	MOVQ  (AX), DX
-	MOVQ  8(AX), R15
-	MOVQ  16(AX), R14
-	MOVQ  24(AX), BX
-	MOVQ  BX, 80(SP)
-	MOVQ  32(AX), AX
-	MOVQ  AX, 104(SP)
-	TESTQ R13, R13
-	JNZ   copy6
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
+	MOVQ DX, 56(SP)
+	MOVQ BX, 64(SP)
+	MOVQ (AX), DX
+	MOVQ 8(AX), R15
+	MOVQ 16(AX), R14
+	MOVQ 24(AX), R13
+	MOVQ 32(AX), AX
+	MOVQ AX, 96(SP)
+	MOVQ lds+112(FP), BX
+	SHLQ $0x02, BX
+	MOVQ BX, 72(SP)
+	MOVQ 48(SP), BX
 
 packing6:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
+	ADDQ         96(SP), R13
 	ADCQ         $0x00, R14
 	MOVQ         (R15)(R14*8), AX
 	VMOVUPS      (BX), Y12
@@ -9566,87 +8155,20 @@ packing6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          packing6
-	JMP          packed6
-
-copy6:
-	MOVQ  lds+112(FP), BX
-	SHLQ  $0x02, BX
-	MOVQ  BX, 72(SP)
-	MOVQ  48(SP), BX
-	TESTQ BX, BX
-	JNZ   copying6
-	MOVQ  SI, BX
-	MOVQ  $0x00000040, 72(SP)
-
-copying6:
-	MOVQ         104(SP), AX
-	ADDQ         AX, 80(SP)
-	ADCQ         $0x00, R14
-	MOVQ         (R15)(R14*8), AX
-	VMOVUPS      (BX), Y12
-	VMOVUPS      Y12, (SI)
-	VMOVUPS      32(BX), Y13
-	VMOVUPS      Y13, 32(SI)
-	PREFETCHT1   (DX)(AX*1)
-	PREFETCHT1   64(DX)(AX*1)
-	ADDQ         72(SP), BX
-	ADDQ         $+64, SI
-	VBROADCASTSS (DI), Y14
-	VMOVSS       X14, (R13)
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS (DI)(R11*1), Y15
-	VMOVSS       X15, 4(R13)
-	VFMADD231PS  Y12, Y15, Y2
-	VFMADD231PS  Y13, Y15, Y3
-	VBROADCASTSS (DI)(R11*2), Y14
-	VMOVSS       X14, 8(R13)
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS (DI)(R12*1), Y15
-	VMOVSS       X15, 12(R13)
-	VFMADD231PS  Y12, Y15, Y6
-	VFMADD231PS  Y13, Y15, Y7
-	VBROADCASTSS (DI)(R11*4), Y14
-	VMOVSS       X14, 16(R13)
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS (R8), Y15
-	VMOVSS       X15, 20(R13)
-	VFMADD231PS  Y12, Y15, Y10
-	VFMADD231PS  Y13, Y15, Y11
-	ADDQ         $+24, R13
-	ADDQ         R10, DI
-	ADDQ         R10, R8
-	DECQ         CX
-	JNZ          copying6
+	MOVQ         BX, 48(SP)
+	CMPQ         96(SP), $0x00
+	JEQ          packed6
+	MOVQ         next+120(FP), AX
+	MOVQ         R14, 16(AX)
+	MOVQ         R13, 24(AX)
 
 packed6:
-	MOVQ    next+120(FP), AX
-	MOVQ    48(SP), CX
-	TESTQ   CX, CX
-	CMOVQNE BX, CX
-	MOVQ    CX, 48(SP)
-	CMPQ    56(SP), $0x00
-	JEQ     noted6
-	TESTQ   R13, R13
-	JZ      noted6
-	MOVQ    R13, 56(AX)
-
-noted6:
-	CMPQ 104(SP), $0x00
-	JEQ  arrivedPacked6
-	MOVQ R14, 16(AX)
-	MOVQ 80(SP), CX
-	MOVQ CX, 24(AX)
-
-arrivedPacked6:
 	MOVQ 64(SP), BX
 	MOVQ 56(SP), DX
 	JMP  summed6
 
 tail6:
-	MOVQ       112(SP), CX
+	MOVQ       104(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00

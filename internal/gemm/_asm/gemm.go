@@ -17,7 +17,6 @@ const (
 	streamStep
 	streamRows
 	streamSums
-	streamCopy
 )
 
 // gemm writes the kernel. Its body exists once for each number of rows: the
@@ -47,8 +46,6 @@ func gemm(v isa) {
 		"\t}", "",
 		"Rows of b are whole. If src is not nil, it first packs B:", "",
 		fmt.Sprintf("\tb[l*%d+j] = src[l*lds+j]", cols), "",
-		"If next.copy is not nil, there is one panel of A, which it packs, too:", "",
-		"\tcopy[l*rows+i] = a[i*lda+l*ka]", "",
 		"Meanwhile it fetches the stream next, but for next.rows: the rows of C.")
 
 	var (
@@ -68,7 +65,6 @@ func gemm(v isa) {
 		saved        = AllocLocal(8)
 		savedC       = AllocLocal(8)
 		bytesB       = AllocLocal(8)
-		part         = AllocLocal(8)
 		pairs        = AllocLocal(8)
 		fresh        = AllocLocal(8)
 		step         = AllocLocal(8)
@@ -152,10 +148,8 @@ func gemm(v isa) {
 			}
 		}
 		Load(Param("next"), RAX)
-		MOVQ(at(RAX, streamCopy), R13)
-		MOVQ(src, R14)
-		ORQ(R13, R14)
-		JNZ(ref("pack"))
+		CMPQ(src, Imm(0))
+		JNE(ref("pack"))
 		SHRQ(Imm(1), RCX)
 		JCC(ref("even"))
 		loadB(0)
@@ -263,84 +257,42 @@ func gemm(v isa) {
 		JNZ(ref("panel"))
 		JMP(LabelRef("done"))
 
-		// While B is packed, or A is copied, there is one step of k at a time.
+		// While B is packed, there is one step of k at a time.
 		Label(l("pack"))
 		MOVQ(left, saved)
 		MOVQ(c, savedC)
 		MOVQ(at(RAX, streamBase), RDX)
 		MOVQ(at(RAX, streamTable), R15)
 		MOVQ(at(RAX, streamAt), R14)
-		MOVQ(at(RAX, streamPart), RBX)
-		MOVQ(RBX, part)
+		MOVQ(at(RAX, streamPart), R13)
 		MOVQ(at(RAX, streamStep), RAX)
 		MOVQ(RAX, step)
-		packing := func(copies bool) {
-			label := l("packing")
-			if copies {
-				label = l("copying")
-			}
-			loadBytes("lds", RBX)
-			MOVQ(RBX, bytesB)
-			MOVQ(src, RBX)
-			if copies { // B may be packed already
-				TESTQ(RBX, RBX)
-				JNZ(LabelRef(label))
-				MOVQ(b, RBX)
-				MOVQ(U32(2*v.bytes()), bytesB)
-			}
-			Label(label)
-			MOVQ(step, RAX)
-			ADDQ(RAX, part)
-			ADCQ(Imm(0), R14)
-			MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
-			for j := range 2 {
-				VMOVUPS(at(RBX, j*v.bytes()), bj[j])
-				VMOVUPS(bj[j], at(b, j*v.bytes()))
-			}
-			PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
-			PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
-			ADDQ(bytesB, RBX)
-			ADDQ(I32(2*v.bytes()), b)
-			for i := range r {
-				x := ai[i%len(ai)]
-				VBROADCASTSS(A.row(i, 0), x)
-				if copies {
-					VMOVSS(x.AsX(), at(R13, 4*i))
-				}
-				VFMADD231PS(bj[0], x, acc(i, 0))
-				VFMADD231PS(bj[1], x, acc(i, 1))
-			}
-			if copies {
-				ADDQ(I32(4*r), R13)
-			}
-			advance()
-			DECQ(RCX)
-			JNZ(LabelRef(label))
+		loadBytes("lds", RBX)
+		MOVQ(RBX, bytesB)
+		MOVQ(src, RBX)
+		Label(l("packing"))
+		ADDQ(step, R13)
+		ADCQ(Imm(0), R14)
+		MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
+		for j := range 2 {
+			VMOVUPS(at(RBX, j*v.bytes()), bj[j])
+			VMOVUPS(bj[j], at(b, j*v.bytes()))
 		}
-		TESTQ(R13, R13)
-		JNZ(ref("copy"))
-		packing(false)
-		JMP(ref("packed"))
-		Label(l("copy"))
-		packing(true)
-		Label(l("packed"))
-		Load(Param("next"), RAX)
-		MOVQ(src, RCX)
-		TESTQ(RCX, RCX)
-		CMOVQNE(RBX, RCX)
-		MOVQ(RCX, src)
-		CMPQ(saved, Imm(0)) // else it is behind the panel
-		JEQ(ref("noted"))
-		TESTQ(R13, R13)
-		JZ(ref("noted"))
-		MOVQ(R13, at(RAX, streamCopy))
-		Label(l("noted"))
+		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
+		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
+		ADDQ(bytesB, RBX)
+		ADDQ(I32(2*v.bytes()), b)
+		multiply(A, 0)
+		advance()
+		DECQ(RCX)
+		JNZ(ref("packing"))
+		MOVQ(RBX, src)
 		CMPQ(step, Imm(0))
-		JEQ(ref("arrivedPacked"))
+		JEQ(ref("packed"))
+		Load(Param("next"), RAX)
 		MOVQ(R14, at(RAX, streamAt))
-		MOVQ(part, RCX)
-		MOVQ(RCX, at(RAX, streamPart))
-		Label(l("arrivedPacked"))
+		MOVQ(R13, at(RAX, streamPart))
+		Label(l("packed"))
 		MOVQ(savedC, c)
 		MOVQ(saved, left)
 		JMP(ref("summed"))
