@@ -2,7 +2,7 @@
 //
 // It computes with the blocked products of internal/gemm, cut into tiles of
 // the output that run on up to GOMAXPROCS cores, with kernels for AVX-512, AVX2
-// and NEON. Kernels sum in float32, fused, up to 320 products in one
+// and NEON. Kernels sum in float32, fused, up to 256 products in one
 // accumulator and in two at least; sums of fewer than 12 products, and all of
 // them where there is no kernel (but Linear of at most four rows), are float64
 // and rounded once. Every element is within √K·2⁻²⁴·Σ|x||w| of the exact

@@ -6,7 +6,7 @@ const (
 
 	// kBlock is how many products are summed in one register at most. A panel
 	// of B, kBlock by the columns of a kernel, stays in the first-level cache.
-	kBlock = 320
+	kBlock = 256
 
 	// rowBlock is how many rows a tile has at most: kBlock of each row of A
 	// stay in the second-level cache while the panels of B come and go.
@@ -16,10 +16,11 @@ const (
 	// one tile to the next.
 	smallA = 256 << 10
 
-	maxCols  = 32 // columns of the widest kernel
+	maxCols  = 48 // columns of the widest kernel
 	maxLanes = 16
-	maxRows  = 14
-	line     = 16 // floats of a cache line
+	maxTile  = 9 * 48 // elements of the largest tile
+	maxPairs = 9 * 2  // of cache lines in the rows of a tile
+	line     = 16     // floats of a cache line
 
 	tiles = 4 // how many tiles a grid should have for each core
 )
@@ -105,7 +106,7 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 			if nextC >= c1 {
 				nextC, nextK = c0, k0+k
 			}
-			free := max(steps-2*(q.rows+1), 1) // the others are for the rows of C
+			free := max(steps-2*(q.rows*q.pairs()+1), 1) // the others are for the rows of C
 			all := count * free
 			if src != nil {
 				all += k - free
@@ -207,6 +208,6 @@ func (p *Product) packB(m *block, c0, c1, k0, k int) {
 			}
 			src, ld = m.edge[:], kBlock
 		}
-		q.transpose(&m.b[c-c0], &src[0], ld, k4)
+		q.transpose(&m.b[c-c0], &src[0], ld, k4, q.cols)
 	}
 }

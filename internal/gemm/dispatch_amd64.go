@@ -6,12 +6,16 @@ import "github.com/chainrule-go/chainrule/internal/isa"
 
 var kernels = map[isa.Set]*kernel{
 	isa.AVX2: {
-		rows: 6, cols: 16, gemm: gemmAVX2_6x16, fma: fmaAVX2,
+		tile:  tile{6, 16, gemmAVX2_6x16},
+		small: tile{6, 16, gemmAVX2_6x16},
+		fma:   fmaAVX2, fmas: 12 * 8,
 		copy: copyAVX2, transpose: transposeAVX2, lanes: 8,
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 	},
 	isa.AVX512: {
-		rows: 14, cols: 32, gemm: gemmAVX512_14x32, fma: fmaAVX512,
+		tile:  tile{9, 48, gemmAVX512_9x48}, // 12 loads for 27 multiply-adds, 14x32 has 16 for 28: a higher clock
+		small: tile{14, 32, gemmAVX512_14x32},
+		fma:   fmaAVX512, fmas: 24 * 16,
 		copy: copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
 	},

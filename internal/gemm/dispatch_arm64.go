@@ -10,9 +10,12 @@ import (
 
 var kernels = map[isa.Set]*kernel{
 	isa.NEON: {
-		rows: 4, cols: neonCols, gemm: gemmNEON, fma: fmaNEON,
-		copy: copyNEON, transpose: transposeNEON, lanes: 4,
-		dot: dotNEON, dotRows: 1, dotMost: 4,
+		tile:  tile{4, neonCols, gemmNEON},
+		small: tile{4, neonCols, gemmNEON},
+		fma:   fmaNEON, fmas: 24 * 4,
+		copy: copyNEON, lanes: 4,
+		transpose: func(dst, src *float32, lds, k, _ int) { transposeNEON_24(dst, src, lds, k) },
+		dot:       dotNEON, dotRows: 1, dotMost: 4,
 	},
 }
 

@@ -59,8 +59,8 @@ func (l *lines) begin(o operand, lane, k, steps int) {
 // ahead is what a tile has fetched: the next panel of B, and, while it takes a block of A panel by panel, its next panel.
 type ahead struct {
 	b, panel lines
-	rows     [maxRows + 1]int // the distances of the rows of C, in bytes
-	sums     [maxRows * maxCols]float32
+	rows     [maxPairs + 1]int // the distances of the rows of C, in bytes, a pair of lines after the other
+	sums     [maxTile]float32
 	of       layout
 }
 
@@ -79,8 +79,9 @@ func (f *ahead) plan(p *Product) {
 	f.of = of
 	f.b.lay(p.b, q.cols, p.kb)
 	f.panel.lay(p.a, q.rows, p.kb)
+	pairs := q.pairs()
 	for i := range f.rows {
-		f.rows[i] = 4 * i * p.ldc
+		f.rows[i] = 4 * (i/pairs*p.ldc + i%pairs*2*line)
 	}
 	for _, s := range []*stream{&f.b.stream, &f.panel.stream} {
 		s.rows, s.sums = &f.rows[0], &f.sums[0]

@@ -5,19 +5,18 @@ import "github.com/chainrule-go/chainrule/internal/isa"
 // kernel is the assembly of an instruction set. The Go loops that its
 // functions stand for are in the comments of kernel_amd64.go.
 type kernel struct {
-	rows, cols int // of C in registers
-	// gemm multiplies panels of A with a panel of B, [k, cols], which it packs
-	// first if src is not nil.
-	gemm func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
-		src *float32, lds int, next *uintptr)
-	// fma runs n times rows·cols fused multiply-adds, for Peak.
-	fma func(n int)
+	tile       // of products
+	small tile // of Panels: their matrices have few columns
+
+	// fma runs n times fmas fused multiply-adds, for Peak.
+	fma  func(n int)
+	fmas int
 
 	// copy copies columns of k rows into panels.
 	copy func(dst, src *float32, lds, k, cols, ldd, panels, step int)
-	// transpose packs lanes rows as columns of a panel of B; k is a multiple
-	// of 4.
-	transpose func(dst, src *float32, lds, k int)
+	// transpose packs lanes rows as columns of a panel of B, ldd wide; k is a
+	// multiple of 4.
+	transpose func(dst, src *float32, lds, k, ldd int)
 	lanes     int
 
 	// dot multiplies up to dotRows rows of x with groups of four rows of W.
@@ -25,6 +24,18 @@ type kernel struct {
 	dotRows int
 	dotMost int // rows up to which that is faster than to pack W
 }
+
+// tile is the part of C that is in registers, and its kernel.
+type tile struct {
+	rows, cols int
+	// gemm multiplies panels of A with a panel of B, [k, cols], which it packs
+	// first if src is not nil.
+	gemm func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
+		src *float32, lds int, next *uintptr)
+}
+
+// pairs is how many pairs of cache lines a row of the tile takes.
+func (t *tile) pairs() int { return ceil(t.cols, 2*line) }
 
 // best is the kernel that products are made for, or nil.
 var best = kernels[isa.Best]

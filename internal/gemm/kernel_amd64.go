@@ -4,6 +4,35 @@
 
 package gemm
 
+// gemmAVX512_9x48 multiplies panels of A, rows each, with a panel of B:
+//
+//	for i := range panels * rows { // rows ≤ 9
+//		a := a[i/rows*stepA+i%rows*lda:]
+//		for j := range cols { // ≤ 48
+//			var sum float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s = fma(a[l*ka], b[l*48+j], s)
+//				}
+//				sum += s
+//			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
+//		}
+//	}
+//
+// Rows of b are whole. If src is not nil, it first packs B:
+//
+//	b[l*48+j] = src[l*lds+j]
+//
+// Meanwhile it fetches the stream next, but for next.rows: the rows of C.
+//
+//go:noescape
+func gemmAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
+
 // gemmAVX512_14x32 multiplies panels of A, rows each, with a panel of B:
 //
 //	for i := range panels * rows { // rows ≤ 14
@@ -37,7 +66,7 @@ func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka i
 //
 //	for l := range k {
 //		for p := range panels {
-//			for j := range cols { // at most two vectors
+//			for j := range cols { // at most the columns of a tile
 //				dst[p*step+l*ldd+j] = src[l*lds+p*cols+j]
 //			}
 //		}
@@ -63,7 +92,7 @@ func copyAVX512(dst *float32, src *float32, lds int, k int, cols int, ldd int, p
 //go:noescape
 func dotAVX512_6x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
-// fmaAVX512 runs n times as many independent fused multiply-adds as a tile has vectors.
+// fmaAVX512 runs n times as many independent fused multiply-adds as three quarters of the registers.
 func fmaAVX512(n int)
 
 // gemmAVX2_6x16 multiplies panels of A, rows each, with a panel of B:
@@ -99,7 +128,7 @@ func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int,
 //
 //	for l := range k {
 //		for p := range panels {
-//			for j := range cols { // at most two vectors
+//			for j := range cols { // at most the columns of a tile
 //				dst[p*step+l*ldd+j] = src[l*lds+p*cols+j]
 //			}
 //		}
@@ -125,27 +154,27 @@ func copyAVX2(dst *float32, src *float32, lds int, k int, cols int, ldd int, pan
 //go:noescape
 func dotAVX2_2x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
-// fmaAVX2 runs n times as many independent fused multiply-adds as a tile has vectors.
+// fmaAVX2 runs n times as many independent fused multiply-adds as three quarters of the registers.
 func fmaAVX2(n int)
 
 // transposeAVX512 packs 16 rows as columns:
 //
 //	for l := range k { // a multiple of 4
 //		for j := range 16 {
-//			dst[l*32+j] = src[j*lds+l]
+//			dst[l*ldd+j] = src[j*lds+l]
 //		}
 //	}
 //
 //go:noescape
-func transposeAVX512(dst *float32, src *float32, lds int, k int)
+func transposeAVX512(dst *float32, src *float32, lds int, k int, ldd int)
 
 // transposeAVX2 packs 8 rows as columns:
 //
 //	for l := range k { // a multiple of 4
 //		for j := range 8 {
-//			dst[l*16+j] = src[j*lds+l]
+//			dst[l*ldd+j] = src[j*lds+l]
 //		}
 //	}
 //
 //go:noescape
-func transposeAVX2(dst *float32, src *float32, lds int, k int)
+func transposeAVX2(dst *float32, src *float32, lds int, k int, ldd int)

@@ -25,7 +25,7 @@ package gemm
 //go:noescape
 func gemmNEON_4x24(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels int, add bool)
 
-// transposeNEON packs 4 rows as columns:
+// transposeNEON_24 packs 4 rows as columns:
 //
 //	for l := range k { // a multiple of 4
 //		for j := range 4 {
@@ -34,7 +34,7 @@ func gemmNEON_4x24(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels
 //	}
 //
 //go:noescape
-func transposeNEON(dst, src *float32, lds, k int)
+func transposeNEON_24(dst, src *float32, lds, k int)
 
 // dotNEON_1x4 multiplies x [k] with groups of four rows of W [, k]:
 //

@@ -148,8 +148,8 @@ stored:
 	BNE panel
 	RET
 
-// func transposeNEON(dst, src *float32, lds, k int)
-TEXT ·transposeNEON(SB), NOSPLIT, $0-32
+// func transposeNEON_24(dst, src *float32, lds, k int)
+TEXT ·transposeNEON_24(SB), NOSPLIT, $0-32
 	MOVD dst+0(FP), R0
 	MOVD src+8(FP), R1
 	MOVD lds+16(FP), R2

@@ -46,57 +46,59 @@ func special(rng *rand.Rand, s []float32) []float32 {
 func TestGemmKernel(t *testing.T) {
 	kernelsOnly(t, func(t *testing.T, q *kernel) {
 		rng := rand.New(rand.NewPCG(5, 6))
-		for rows := 1; rows <= q.rows; rows++ {
-			for cols := 1; cols <= q.cols; cols++ {
-				k := 1 + rng.IntN(40)
-				panels, chunk, add := 1+rng.IntN(3), k, rng.IntN(2) == 0
-				if rng.IntN(2) == 0 {
-					chunk = ceil(k, 2)
-				}
-				lda, ka, step := k+rng.IntN(3), 1, rows*(k+2)
-				if rng.IntN(2) == 0 {
-					lda, ka, step = 1, rows, rows*k
-				}
-				ldc := cols + rng.IntN(3)
-				a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
-				b := guarded(t, random(rng, k*q.cols))
-				c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
-				c := guarded(t, c0)
-				var src *float32
-				lds := q.cols + rng.IntN(3)
-				if cols == q.cols && rng.IntN(2) == 0 {
-					from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
-					src = &from[0]
-					for l := range k {
-						copy(b[l*q.cols:], from[l*lds:][:cols])
+		for _, q := range []tile{q.tile, q.small} {
+			for rows := 1; rows <= q.rows; rows++ {
+				for cols := 1; cols <= q.cols; cols++ {
+					k := 1 + rng.IntN(40)
+					panels, chunk, add := 1+rng.IntN(3), k, rng.IntN(2) == 0
+					if rng.IntN(2) == 0 {
+						chunk = ceil(k, 2)
 					}
-				}
-				want := append([]float32(nil), c0...)
-				for i := range panels * rows {
-					a := a[i/rows*step+i%rows*lda:]
-					for j := range cols {
-						var sum float32
-						for k0 := 0; k0 < k; k0 += chunk {
-							var s float32
-							for l := k0; l < min(k, k0+chunk); l++ {
-								s = fma32(a[l*ka], b[l*q.cols+j], s)
+					lda, ka, step := k+rng.IntN(3), 1, rows*(k+2)
+					if rng.IntN(2) == 0 {
+						lda, ka, step = 1, rows, rows*k
+					}
+					ldc := cols + rng.IntN(3)
+					a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
+					b := guarded(t, random(rng, k*q.cols))
+					c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
+					c := guarded(t, c0)
+					var src *float32
+					lds := q.cols + rng.IntN(3)
+					if cols == q.cols && rng.IntN(2) == 0 {
+						from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
+						src = &from[0]
+						for l := range k {
+							copy(b[l*q.cols:], from[l*lds:][:cols])
+						}
+					}
+					want := append([]float32(nil), c0...)
+					for i := range panels * rows {
+						a := a[i/rows*step+i%rows*lda:]
+						for j := range cols {
+							var sum float32
+							for k0 := 0; k0 < k; k0 += chunk {
+								var s float32
+								for l := k0; l < min(k, k0+chunk); l++ {
+									s = fma32(a[l*ka], b[l*q.cols+j], s)
+								}
+								sum += s
 							}
-							sum += s
+							if add {
+								sum += want[i*ldc+j]
+							}
+							want[i*ldc+j] = sum
 						}
-						if add {
-							sum += want[i*ldc+j]
+					}
+					if src != nil { // what the kernel must fill
+						for i := range b {
+							b[i] = -99
 						}
-						want[i*ldc+j] = sum
 					}
+					next := stream{1, new(int), 0, 0, 0, &new([maxPairs + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0]} // not to be read
+					q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
+					near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
 				}
-				if src != nil { // what the kernel must fill
-					for i := range b {
-						b[i] = -99
-					}
-				}
-				next := stream{1, new(int), 0, 0, 0, &new([maxRows + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0]} // not to be read
-				q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
-				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
 			}
 		}
 	})
@@ -132,7 +134,7 @@ func TestPackKernels(t *testing.T) {
 					want[l*q.cols+j] = src[j*lds+l]
 				}
 			}
-			q.transpose(&dst[0], &src[0], lds, k)
+			q.transpose(&dst[0], &src[0], lds, k, q.cols)
 			require.Equal(t, want, dst, "k=%d", k)
 		}
 	})

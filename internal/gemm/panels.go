@@ -23,7 +23,7 @@ func (q *kernel) panel() int {
 	if q == nil {
 		return portablePanel
 	}
-	return q.cols
+	return q.small.cols
 }
 
 func (p *Panels) shape(q *kernel, k, n int) {
@@ -79,7 +79,7 @@ func (p *Panels) packT(q *kernel, b []float32, ldb, k, n int) {
 		}
 		if rows == lanes {
 			if k4 > 0 {
-				q.transpose(&to[0], &from[0], ldb, k4)
+				q.transpose(&to[0], &from[0], ldb, k4, cols)
 			}
 			continue
 		}
@@ -89,7 +89,7 @@ func (p *Panels) packT(q *kernel, b []float32, ldb, k, n int) {
 			for j := range rows {
 				copy(p.edge[j*ld:][:w], from[j*ldb+l:])
 			}
-			q.transpose(&to[l*cols], &p.edge[0], ld, w)
+			q.transpose(&to[l*cols], &p.edge[0], ld, w, cols)
 		}
 	}
 }
@@ -124,17 +124,18 @@ func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, 
 		p.portable(c, ldc, a, lda, ka, m, k0, k1, n0, n1, add)
 		return
 	}
-	groups := panels(m, q.rows)
+	t := &q.small
+	groups := panels(m, t.rows)
 	step := even(k1-k0, chain, 1)
 	for l := k0; l < k1; l += step {
 		k := min(step, k1-l)
-		for j := n0; j < n1; j += q.cols {
-			b := &p.data[j*p.k+l*q.cols]
+		for j := n0; j < n1; j += t.cols {
+			b := &p.data[j*p.k+l*t.cols]
 			r := 0
 			for _, g := range groups {
 				if g.n > 0 {
-					q.gemm(&c[r*ldc+j-n0], &a[r*lda+(l-k0)*ka], b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n,
-						min(q.cols, n1-j), add || l > k0, nil, 0, &nothing.base)
+					t.gemm(&c[r*ldc+j-n0], &a[r*lda+(l-k0)*ka], b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n,
+						min(t.cols, n1-j), add || l > k0, nil, 0, &nothing.base)
 				}
 				r += g.n * g.rows
 			}

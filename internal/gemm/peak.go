@@ -8,5 +8,5 @@ func Peak(n int) (flops float64) {
 		return 0
 	}
 	best.fma(n)
-	return float64(n) * float64(best.rows*best.cols) * 2
+	return float64(n) * float64(best.fmas) * 2
 }

@@ -19,15 +19,16 @@ const (
 	streamSums
 )
 
-// gemm writes the kernel. Its body exists once for each number of rows: the
-// accumulators of a panel are registers.
-func gemm(v isa) {
-	cols := 2 * v.lanes
-	name := fmt.Sprintf("gemm%s_%dx%d", v.name, v.rows, cols)
+// gemm writes the kernel for a tile of rows, vecs vectors each. Its body exists
+// once for each number of rows: the accumulators of a panel are registers.
+func gemm(v isa, rows, vecs int) {
+	cols := vecs * v.lanes
+	pairs := ceil(cols, 32) // of cache lines in a row of C
+	name := fmt.Sprintf("gemm%s_%dx%d", v.name, rows, cols)
 	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool, src *float32, lds int, next *uintptr)")
 	Pragma("noescape")
 	Doc(name+" multiplies panels of A, rows each, with a panel of B:", "",
-		fmt.Sprintf("\tfor i := range panels * rows { // rows ≤ %d", v.rows),
+		fmt.Sprintf("\tfor i := range panels * rows { // rows ≤ %d", rows),
 		"\t\ta := a[i/rows*stepA+i%rows*lda:]",
 		fmt.Sprintf("\t\tfor j := range cols { // ≤ %d", cols),
 		"\t\t\tvar sum float32",
@@ -52,9 +53,9 @@ func gemm(v isa) {
 		c, ldc, ldc3 = RBX, R13, R15
 		lda, lda3    = R11, R12
 		ka, b, left  = R10, RSI, RDX
-		acc          = func(i, j int) VecPhysical { return v.reg[2*i+j] }
-		bj           = v.reg[len(v.reg)-2:]
-		ai           = v.reg[2*v.rows : len(v.reg)-2]
+		acc          = func(i, j int) VecPhysical { return v.reg[vecs*i+j] }
+		bj           = v.reg[len(v.reg)-vecs:]
+		ai           = v.reg[vecs*rows : len(v.reg)-vecs]
 		panelA       = AllocLocal(8)
 		panelsLeft   = AllocLocal(8)
 		stepA        = AllocLocal(8)
@@ -65,7 +66,7 @@ func gemm(v isa) {
 		saved        = AllocLocal(8)
 		savedC       = AllocLocal(8)
 		bytesB       = AllocLocal(8)
-		pairs        = AllocLocal(8)
+		later        = AllocLocal(8)
 		fresh        = AllocLocal(8)
 		step         = AllocLocal(8)
 	)
@@ -91,12 +92,12 @@ func gemm(v isa) {
 	MOVQ(RCX, stepC)
 	Load(Param("cols"), RCX)
 	t := v.newTail(RCX, R14)
-	for r := v.rows; r > 1; r-- {
+	for r := rows; r > 1; r-- {
 		CMPQ(RAX, U8(r))
 		JEQ(LabelRef(fmt.Sprintf("panel%d", r)))
 	}
 
-	for r := 1; r <= v.rows; r++ {
+	for r := 1; r <= rows; r++ {
 		l := func(s string) string { return fmt.Sprintf("%s%d", s, r) }
 		ref := func(s string) LabelRef { return LabelRef(l(s)) }
 		n := ceil(r, perBase)
@@ -104,7 +105,7 @@ func gemm(v isa) {
 		C := grid{A.base, ldc, ldc3}
 		each := func(f func(m Mem, r VecPhysical, j int)) {
 			for i := range r {
-				for j := range 2 {
+				for j := range vecs {
 					f(C.row(i, j*v.bytes()), acc(i, j), j)
 				}
 			}
@@ -134,13 +135,15 @@ func gemm(v isa) {
 			for i := range r {
 				x := ai[(at+i)%len(ai)]
 				VBROADCASTSS(a.row(i, 0), x)
-				VFMADD231PS(bj[0], x, acc(i, 0))
-				VFMADD231PS(bj[1], x, acc(i, 1))
+				for j := range vecs {
+					VFMADD231PS(bj[j], x, acc(i, j))
+				}
 			}
 		}
 		loadB := func(disp int) {
-			VMOVUPS(at(b, disp), bj[0])
-			VMOVUPS(at(b, disp+v.bytes()), bj[1])
+			for j := range vecs {
+				VMOVUPS(at(b, disp+j*v.bytes()), bj[j])
+			}
 		}
 		advance := func() {
 			for _, p := range A.base {
@@ -153,25 +156,25 @@ func gemm(v isa) {
 		SHRQ(Imm(1), RCX)
 		JCC(ref("even"))
 		loadB(0)
-		ADDQ(I32(2*v.bytes()), b)
+		ADDQ(I32(vecs*v.bytes()), b)
 		multiply(A, 0)
 		advance()
 		Label(l("even"))
 		TESTQ(RCX, RCX)
 		JZ(ref("summed"))
 		MOVQ(left, saved)
-		MOVQ(RCX, pairs)
+		MOVQ(RCX, later)
 		CMPQ(fresh, Imm(0))
 		JEQ(ref("stream"))
-		// The rows of C arrive first, one for every four steps.
+		// The rows of C arrive first, a pair of lines for every four steps.
 		Load(Param("next"), RAX)
 		MOVQ(at(RAX, streamRows), R15)
 		TESTQ(R15, R15)
 		JZ(ref("stream"))
-		MOVQ(U32(2*(r+1)), RCX)
-		CMPQ(RCX, pairs)
-		CMOVQGT(pairs, RCX)
-		SUBQ(RCX, pairs)
+		MOVQ(U32(2*(r*pairs+1)), RCX)
+		CMPQ(RCX, later)
+		CMOVQGT(later, RCX)
+		SUBQ(RCX, later)
 		MOVQ(c, RDX)
 		XORL(R14.As32(), R14.As32())
 		XORL(R13.As32(), R13.As32())
@@ -180,8 +183,8 @@ func gemm(v isa) {
 		JMP(ref("k"))
 		Label(l("stream"))
 		MOVQ(U32(0), fresh)
-		MOVQ(pairs, RCX)
-		MOVQ(U32(0), pairs)
+		MOVQ(later, RCX)
+		MOVQ(U32(0), later)
 		Load(Param("next"), RAX)
 		MOVQ(at(RAX, streamBase), RDX)
 		MOVQ(at(RAX, streamTable), R15)
@@ -196,11 +199,11 @@ func gemm(v isa) {
 		MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
 		multiply(A, 0)
 		advance()
-		loadB(2 * v.bytes())
+		loadB(vecs * v.bytes())
 		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
 		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
 		multiply(A, r)
-		ADDQ(I32(4*v.bytes()), b)
+		ADDQ(I32(2*vecs*v.bytes()), b)
 		advance()
 		DECQ(RCX)
 		JNZ(ref("k"))
@@ -213,18 +216,18 @@ func gemm(v isa) {
 		MOVQ(R14, at(RAX, streamAt))
 		MOVQ(R13, at(RAX, streamPart))
 		Label(l("arrived"))
-		CMPQ(pairs, Imm(0))
+		CMPQ(later, Imm(0))
 		JNE(ref("stream"))
 		MOVQ(saved, left)
 
 		Label(l("summed"))
-		spill := func(i, j int) Mem { return at(RAX, (2*i+j)*v.bytes()) }
+		spill := func(i, j int) Mem { return at(RAX, (vecs*i+j)*v.bytes()) }
 		Load(Param("next"), RAX)
 		MOVQ(at(RAX, streamSums), RAX)
 		CMPQ(spilled, Imm(0))
 		JEQ(ref("first"))
 		for i := range r {
-			for j := range 2 {
+			for j := range vecs {
 				VADDPS(spill(i, j), acc(i, j), acc(i, j))
 			}
 		}
@@ -232,7 +235,7 @@ func gemm(v isa) {
 		TESTQ(left, left)
 		JZ(ref("last"))
 		for i := range r {
-			for j := range 2 {
+			for j := range vecs {
 				VMOVUPS(acc(i, j), spill(i, j))
 			}
 		}
@@ -274,14 +277,14 @@ func gemm(v isa) {
 		ADDQ(step, R13)
 		ADCQ(Imm(0), R14)
 		MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
-		for j := range 2 {
+		for j := range vecs {
 			VMOVUPS(at(RBX, j*v.bytes()), bj[j])
 			VMOVUPS(bj[j], at(b, j*v.bytes()))
 		}
 		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
 		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
 		ADDQ(bytesB, RBX)
-		ADDQ(I32(2*v.bytes()), b)
+		ADDQ(I32(vecs*v.bytes()), b)
 		multiply(A, 0)
 		advance()
 		DECQ(RCX)

@@ -8,26 +8,30 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// isa is an instruction set: its vector registers, and how many rows of two
-// vectors they hold of C.
+// isa is an instruction set: its vector registers, and what they hold of C.
 type isa struct {
 	name  string
 	reg   []VecPhysical
 	lanes int
-	rows  int
+	tiles []tile
 }
+
+// tile is so many rows of so many vectors.
+type tile struct{ rows, vecs int }
 
 var (
 	avx512 = isa{"AVX512", []VecPhysical{Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z15,
-		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}, 16, 14}
-	avx2 = isa{"AVX2", []VecPhysical{Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7, Y8, Y9, Y10, Y11, Y12, Y13, Y14, Y15}, 8, 6}
+		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}, 16, []tile{{9, 3}, {14, 2}}}
+	avx2 = isa{"AVX2", []VecPhysical{Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7, Y8, Y9, Y10, Y11, Y12, Y13, Y14, Y15}, 8, []tile{{6, 2}}}
 )
 
 func main() {
 	ConstraintExpr("!purego")
 	maskTable()
 	for _, v := range []isa{avx512, avx2} {
-		gemm(v)
+		for _, t := range v.tiles {
+			gemm(v, t.rows, t.vecs)
+		}
 		copyPanels(v)
 		dot(v)
 		fma(v)
@@ -90,24 +94,26 @@ func loadBytes(param string, r GPPhysical) {
 	SHLQ(Imm(2), r)
 }
 
-// tail is two vectors of which only the first lanes are meant: opmasks in
-// AVX-512, vectors in AVX2.
+// tail is two or three vectors of which only the first lanes are meant: opmasks
+// in AVX-512, vectors in AVX2.
 type tail struct {
 	v    isa
-	k    [2]OpmaskPhysical
+	k    [3]OpmaskPhysical
 	m    [2]VecPhysical
 	from Mem // where the vectors are, for load
 }
 
 // newTail makes the masks of the first cols lanes; cols is overwritten.
 func (v isa) newTail(cols, tmp GPPhysical) tail {
-	t := tail{v: v, k: [2]OpmaskPhysical{K1, K2}, m: [2]VecPhysical{Y12, Y13}}
+	t := tail{v: v, k: [3]OpmaskPhysical{K1, K2, K3}, m: [2]VecPhysical{Y12, Y13}}
 	if v.lanes == 16 {
 		MOVQ(I32(-1), tmp)
 		BZHIQ(cols, tmp, tmp)
 		KMOVW(tmp.As32(), K1)
-		SHRQ(Imm(16), tmp)
-		KMOVW(tmp.As32(), K2)
+		for _, k := range t.k[1:] {
+			SHRQ(Imm(16), tmp)
+			KMOVW(tmp.As32(), k)
+		}
 	} else {
 		t.from = AllocLocal(8)
 		LEAQ(NewDataAddr(Symbol{Name: "lanes", Static: true}, 64), tmp)
@@ -159,9 +165,9 @@ func maskTable() {
 // fma writes the loop that finds the peak.
 func fma(v isa) {
 	TEXT("fma"+v.name, NOSPLIT, "func(n int)")
-	Doc("fma" + v.name + " runs n times as many independent fused multiply-adds as a tile has vectors.")
+	Doc("fma" + v.name + " runs n times as many independent fused multiply-adds as three quarters of the registers.")
 	Load(Param("n"), RCX)
-	acc := v.reg[:2*v.rows]
+	acc := v.reg[:len(v.reg)*3/4]
 	x, y := v.reg[len(v.reg)-2], v.reg[len(v.reg)-1]
 	for _, r := range v.reg {
 		v.zero(r)

@@ -13,7 +13,7 @@ func copyPanels(v isa) {
 	Doc("copy"+v.name+" copies columns into panels:", "",
 		"\tfor l := range k {",
 		"\t\tfor p := range panels {",
-		"\t\t\tfor j := range cols { // at most two vectors",
+		"\t\t\tfor j := range cols { // at most the columns of a tile",
 		"\t\t\t\tdst[p*step+l*ldd+j] = src[l*lds+p*cols+j]",
 		"\t\t\t}",
 		"\t\t}",
@@ -51,21 +51,26 @@ func copyPanels(v isa) {
 		RET()
 	}
 	CMPQ(R12, U8(v.lanes))
-	JG(LabelRef("wide"))
-	loop("narrow", 1)
-	loop("wide", 2)
+	JLE(LabelRef("copy1"))
+	CMPQ(R12, U8(2*v.lanes))
+	JLE(LabelRef("copy2"))
+	if v.lanes == 16 {
+		loop("copy3", 3)
+	}
+	loop("copy2", 2)
+	loop("copy1", 1)
 }
 
 // transposeAVX512 transposes blocks of 16 by 16. Its loads insert 128 bits at
 // a time where a block of four columns belongs, which leaves two rounds of
 // shuffles within 128 bits.
 func transposeAVX512() {
-	TEXT("transposeAVX512", NOSPLIT, "func(dst, src *float32, lds, k int)")
+	TEXT("transposeAVX512", NOSPLIT, "func(dst, src *float32, lds, k, ldd int)")
 	Pragma("noescape")
 	Doc("transposeAVX512 packs 16 rows as columns:", "",
 		"\tfor l := range k { // a multiple of 4",
 		"\t\tfor j := range 16 {",
-		"\t\t\tdst[l*32+j] = src[j*lds+l]",
+		"\t\t\tdst[l*ldd+j] = src[j*lds+l]",
 		"\t\t}",
 		"\t}")
 	z := avx512.reg
@@ -73,7 +78,10 @@ func transposeAVX512() {
 	Load(Param("src"), RSI)
 	loadBytes("lds", R8)
 	Load(Param("k"), RCX)
+	loadBytes("ldd", R13)
 	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R9)
+	LEAQ(Mem{Base: R13, Index: R13, Scale: 2}, R14)
+	to := grid{[]GPPhysical{RDI}, R13, R14}
 	g := grid{[]GPPhysical{RSI, R10, R11, R12}, R8, R9}
 	g.spread()
 	Label("block")
@@ -92,12 +100,12 @@ func transposeAVX512() {
 	VUNPCKLPD(z[7], z[5], z[2])
 	VUNPCKHPD(z[7], z[5], z[3])
 	for i := range 4 {
-		VMOVUPS(z[i], at(RDI, 128*i))
+		VMOVUPS(z[i], to.row(i, 0))
 	}
 	for _, p := range g.base {
 		ADDQ(Imm(16), p)
 	}
-	ADDQ(U32(4*128), RDI)
+	LEAQ(to.row(4, 0), RDI)
 	SUBQ(Imm(4), RCX)
 	JNZ(LabelRef("block"))
 	VZEROUPPER()
@@ -106,12 +114,12 @@ func transposeAVX512() {
 
 // transposeAVX2 is the same for 8 rows.
 func transposeAVX2() {
-	TEXT("transposeAVX2", NOSPLIT, "func(dst, src *float32, lds, k int)")
+	TEXT("transposeAVX2", NOSPLIT, "func(dst, src *float32, lds, k, ldd int)")
 	Pragma("noescape")
 	Doc("transposeAVX2 packs 8 rows as columns:", "",
 		"\tfor l := range k { // a multiple of 4",
 		"\t\tfor j := range 8 {",
-		"\t\t\tdst[l*16+j] = src[j*lds+l]",
+		"\t\t\tdst[l*ldd+j] = src[j*lds+l]",
 		"\t\t}",
 		"\t}")
 	y := avx2.reg
@@ -119,7 +127,10 @@ func transposeAVX2() {
 	Load(Param("src"), RSI)
 	loadBytes("lds", R8)
 	Load(Param("k"), RCX)
+	loadBytes("ldd", R13)
 	LEAQ(Mem{Base: R8, Index: R8, Scale: 2}, R9)
+	LEAQ(Mem{Base: R13, Index: R13, Scale: 2}, R14)
+	to := grid{[]GPPhysical{RDI}, R13, R14}
 	g := grid{[]GPPhysical{RSI, R10}, R8, R9}
 	g.spread()
 	Label("block")
@@ -136,12 +147,12 @@ func transposeAVX2() {
 	VUNPCKLPD(y[7], y[5], y[2])
 	VUNPCKHPD(y[7], y[5], y[3])
 	for i := range 4 {
-		VMOVUPS(y[i], at(RDI, 64*i))
+		VMOVUPS(y[i], to.row(i, 0))
 	}
 	for _, p := range g.base {
 		ADDQ(Imm(16), p)
 	}
-	ADDQ(U32(4*64), RDI)
+	LEAQ(to.row(4, 0), RDI)
 	SUBQ(Imm(4), RCX)
 	JNZ(LabelRef("block"))
 	VZEROUPPER()
