@@ -1,5 +1,7 @@
 package gemm
 
+import "math"
+
 const (
 	// minK is how few products an element is summed of by kernels.
 	minK = 12
@@ -12,17 +14,13 @@ const (
 	// stay in the second-level cache while the panels of B come and go.
 	rowBlock = 512
 
-	// smallA is how many floats of A may stay in the second-level cache from
-	// one tile to the next.
-	smallA = 256 << 10
+	colBlock = 1024 // columns of a tile, at most
 
 	maxCols  = 48 // columns of the widest kernel
 	maxLanes = 16
 	maxTile  = 9 * 48 // elements of the largest tile
 	maxPairs = 9 * 2  // of cache lines in the rows of a tile
 	line     = 16     // floats of a cache line
-
-	tiles = 4 // how many tiles a grid should have for each core
 )
 
 // block is the memory of one tile.
@@ -43,38 +41,61 @@ func (m *block) reserve(p *Product) {
 func (p *Product) plan() {
 	p.kb = even(p.k, kBlock, 4)
 	p.chunk = p.kb
-	// Rows of A a multiple of 4 KB apart fall on few sets of the caches.
-	p.packed = p.a.step != 1 || p.a.lane%1024 == 0 && p.m > p.kern.rows
+	// Rows of A a multiple of 16 KB apart fall on few sets of the second-level cache.
+	p.packed = p.a.step != 1 || p.a.lane%4096 == 0 && p.m > p.kern.rows
 }
 
-// grid cuts C into tiles, so many for each core. Smaller tiles read A and B
-// again, from farther away.
+// grid cuts C into the tiles that keep the busiest core the shortest time.
+// Smaller tiles are dealt more evenly, but read A and B again, from farther away.
 func (p *Product) grid(cores int) {
 	if p.kb >= p.k {
 		p.chunk = ceil(p.k, 2)
 	}
-	p.tm, p.tn = min(p.m, rowBlock), min(p.n, 1024)
-	rows, cols := 256, 192
-	if p.a.step != 1 {
-		rows, cols = 96, 384
-	}
-	if !p.packed && p.m*p.k <= smallA {
-		cols = p.kern.cols
-	}
-	for cores > 1 && ceil(p.m, p.tm)*ceil(p.n, p.tn) < tiles*cores {
-		if p.tm > rows && (p.tm >= p.tn || p.tn <= cols) {
-			p.tm = max(p.tm/2, rows)
-		} else if p.tn > cols {
-			p.tn = max(p.tn/2, cols)
-		} else {
+	q := p.kern
+	fetchA, fetchB := p.fetches()
+	least := math.Inf(1)
+	for parts := ceil(p.m, rowBlock); ; parts += 1 + parts/8 {
+		tm := even(p.m, ceil(p.m, parts), q.rows)
+		down := ceil(p.m, tm)
+		for across := ceil(p.n, colBlock); ; across += 1 + across/8 {
+			tn := even(p.n, ceil(p.n, across), q.cols)
+			right := ceil(p.n, tn)
+			n := down * right
+			work := func(high, wide float64) float64 { return high*wide + fetchA*high + fetchB*wide }
+			busy := float64(n) / float64(cores) * work(float64(p.m)/float64(down), float64(p.n)/float64(right))
+			if cores > 1 {
+				tile := work(float64(min(tm, p.m)), float64(min(tn, p.n)))
+				if n <= 4*cores {
+					busy = max(busy, float64(ceil(n, cores))*tile)
+				} else {
+					busy += tile / 2
+				}
+				busy += tile / 20 // a core may come late
+			}
+			if busy < least {
+				least, p.tm, p.tn = busy, tm, tn
+			}
+			if tn == q.cols {
+				break
+			}
+		}
+		if tm <= 8*q.rows {
 			break
 		}
 	}
-	// Few tiles are as many for each core.
-	if across := ceil(p.n, p.tn); ceil(p.m, p.tm)*across < tiles*cores && ceil(p.m, p.tm)*across%cores != 0 {
-		p.tn = ceil(p.n, max(cores, across-across%cores))
+}
+
+// fetches returns what it costs to bring a row of A and a column of B near, in
+// multiply-adds of each of their elements: measured.
+func (p *Product) fetches() (a, b float64) {
+	switch {
+	case p.a.step != 1:
+		return 16, 5
+	case p.packed:
+		return 16, 10
+	default:
+		return 3, 10
 	}
-	p.tm, p.tn = even(p.m, p.tm, p.kern.rows), even(p.n, p.tn, p.kern.cols)
 }
 
 // tile computes rows r0 to r1 and columns c0 to c1 of C.

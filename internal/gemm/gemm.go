@@ -92,6 +92,8 @@ func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores
 	return p
 }
 
+const tiles = 4 // how many tiles a grid without a kernel should have for each core
+
 func ceil(a, b int) int { return (a + b - 1) / b }
 
 // even returns the size, a multiple of unit, of the parts that cut n into as
