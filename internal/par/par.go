@@ -102,6 +102,7 @@ type team struct {
 	job     runner
 	n       int
 	grain   int
+	core    int // of the caller
 }
 
 var crew team
@@ -109,6 +110,7 @@ var crew team
 type worker struct {
 	parked atomic.Bool
 	wake   chan struct{}
+	away   mover
 }
 
 // spins is how often a worker looks for the next loop before it parks: some
@@ -127,6 +129,7 @@ func (t *team) run(job runner, n, grain, procs int) bool {
 		go w.loop(t, t.seq.Load())
 	}
 	t.job, t.n, t.grain = job, n, grain
+	t.core = core()
 	t.claimed.Store(0)
 	t.back.Store(int64((n + grain - 1) / grain))
 	t.open.Store(true)
@@ -174,6 +177,9 @@ func (w *worker) loop(t *team, seen uint64) {
 		seen = t.seq.Load()
 		t.active.Add(1)
 		if t.open.Load() {
+			if core() == t.core {
+				w.away.leave(t.core)
+			}
 			for t.claim() {
 				t.chunk(int(t.back.Add(-1)))
 			}
