@@ -44,7 +44,7 @@ func (m *thinBlock) reserve(p *Product) {
 
 // thinFor returns the kernel for x [m, k], W [n, k], or nil.
 func (q *kernel) thinFor(m, n, k int) *thinTile {
-	if m < q.thinLeast || m > q.thinMost || m*k > thinX {
+	if len(q.thin) == 0 || m < q.thinLeast || m > q.thinMost || m*k > thinX {
 		return nil
 	}
 	each := ceil(m, ceil(m, q.thin[len(q.thin)-1].cols))
