@@ -13,7 +13,7 @@
 // alone: the same input gives the same bits at any GOMAXPROCS, and with
 // CHAINRULE_ISA=generic on all architectures.
 //
-// A Backend holds up to 1.5 MB of scratch memory for every goroutine that ever
+// A Backend holds up to 2 MB of scratch memory for every goroutine that ever
 // computed tiles at the same time, at least GOMAXPROCS of them after the first
 // call: a call allocates nothing after the first of its shape. It keeps nothing
 // of a Matrix.

@@ -6,6 +6,9 @@
 // that stays in the first-level cache, and a micro-kernel multiplies panels of
 // A with it, from the second-level cache and, but for TN, where they lie.
 //
+// Few rows of x Wᵀ, where W comes from memory once, have kernels that read it in
+// order: of dot products, and of W xᵀ.
+//
 // How an element is summed depends on the shape alone, not on the grid or on
 // who computes the tile, so the bits are the same at any GOMAXPROCS. Kernels
 // accumulate up to kBlock products in one float32, fused, and add such sums in
@@ -37,6 +40,9 @@ type Product struct {
 	chunk int // how many products a kernel sums before it adds them to C
 
 	packed bool // is A packed?
+
+	slim *thinTile // of the method thin
+	turn uint64    // a number no other product has
 }
 
 // method is how the tiles of a product are computed.
@@ -45,7 +51,8 @@ type method int
 const (
 	blocked  method = iota // with a kernel
 	portable               // in Go, summed in float64
-	dots                   // few rows of x Wᵀ
+	dots                   // very few rows of x Wᵀ
+	thin                   // few rows of x Wᵀ
 )
 
 // operand is A or B: A's lanes are the rows of C, B's are its columns. The
@@ -73,12 +80,18 @@ func TN(dw, dy, x []float32, rows, out, in, cores int) Product {
 // product plans a product with kernel q, which is nil if there is none.
 func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores int) Product {
 	p := Product{c: c, ldc: n, a: a, b: b, m: m, n: n, k: k, add: add, kern: q}
-	few := portableDots
+	few, linear := portableDots, a.step == 1 && b.step == 1 && !add
 	if q != nil && k >= minK {
 		few = min(q.dotMost, dotX/k)
+		if linear {
+			p.slim = q.thinFor(m, n, k)
+		}
 	}
 	switch {
-	case m <= few && a.step == 1 && b.step == 1 && !add:
+	case p.slim != nil:
+		p.how = thin
+		p.thinGrid(cores)
+	case m <= few && linear:
 		p.how = dots
 		p.dotGrid(cores)
 	case q == nil || k < minK:
@@ -115,6 +128,10 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 		defer s.put(mem)
 	}
 	for i := lo; i < hi; i++ {
+		i := i
+		if p.how == dots || p.how == thin {
+			i = inOrder(i, across)
+		}
 		r, c := i/across*p.tm, i%across*p.tn
 		r1, c1 := min(p.m, r+p.tm), min(p.n, c+p.tn)
 		switch p.how {
@@ -124,6 +141,17 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 			p.portableTile(mem.portable(), r, r1, c, c1)
 		case dots:
 			p.dot(c, c1)
+		case thin:
+			p.thinTile(mem.thin(), c, c1)
 		}
 	}
+}
+
+// inOrder returns which of n tiles is the i-th: they are dealt from both
+// ends, and W is to be read upwards from either.
+func inOrder(i, n int) int {
+	if half := n / 2; i >= half {
+		return half + n - 1 - i
+	}
+	return i
 }

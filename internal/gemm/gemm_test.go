@@ -3,6 +3,7 @@ package gemm
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -97,12 +98,30 @@ func TestProducts(t *testing.T) {
 		for _, d := range [][3]int{
 			{1, 1, 1}, {1, 37, 12}, {2, 3, 11}, {3, 5, 40}, {7, 1000, 13}, {16, 33, 129}, {17, 66, 257}, {65, 40, 1024},
 			{65, 97, 12}, {70, 49, 321}, {40, 35, 1024}, {1024, 35, 13}, {300, 200, 30}, {100, 500, 50}, {600, 33, 20}, {30, 1100, 20},
+			{3, 301, 300}, {5, 7, 40}, {5, 1000, 700}, {8, 61, 1030}, {9, 100, 33}, {13, 14, 530}, {16, 259, 258}, {21, 62, 770}, {32, 505, 300},
+			{47, 130, 100}, {50, 1400, 77}, {64, 211, 1100},
 		} {
 			for form := range forms {
 				checkProduct(t, q, rng, d[0], d[1], d[2], form, form == 2)
 			}
 		}
 	})
+}
+
+// Each core reads W upwards, whichever end its tiles are dealt from.
+func TestTilesAreTakenInOrder(t *testing.T) {
+	for n := 1; n < 20; n++ {
+		var got []int
+		for i := range n {
+			got = append(got, inOrder(i, n))
+		}
+		require.IsIncreasing(t, append([]int{-1}, got[:n/2]...))
+		require.IsDecreasing(t, append(got[n/2:], -1))
+		slices.Sort(got)
+		for i, v := range got {
+			require.Equal(t, i, v)
+		}
+	}
 }
 
 // Products of all forms after each other in the same memory.
@@ -150,27 +169,29 @@ func TestErrorBound(t *testing.T) {
 	each(t, func(t *testing.T, q *kernel) {
 		for _, k := range []int{12, 16, 24, 48, 128, 300} {
 			rng := rand.New(rand.NewPCG(11, uint64(k)))
-			const m, n = 100, 1200
-			a, b := make([]float32, m*k), make([]float32, n*k)
-			for _, s := range [][]float32{a, b} {
-				for i := range s {
-					s[i] = rng.Float32() + 0x1p-20
-				}
-			}
-			c := make([]float32, m*n)
-			p := q.product(c, operand{a, k, 1}, operand{b, k, 1}, m, n, k, false, 1)
-			p.Run(new(Scratch), 0, p.Tiles())
-			var worst float64
-			for i := range m {
-				for j := range n {
-					var want float64
-					for l := range k {
-						want += float64(a[i*k+l]) * float64(b[j*k+l])
+			for _, m := range []int{6, 14, 30, 46, 100} {
+				const n = 1200
+				a, b := make([]float32, m*k), make([]float32, n*k)
+				for _, s := range [][]float32{a, b} {
+					for i := range s {
+						s[i] = rng.Float32() + 0x1p-20
 					}
-					worst = max(worst, math.Abs(float64(c[i*n+j])-want)/(0x1p-24*math.Sqrt(float64(k))*want))
 				}
+				c := make([]float32, m*n)
+				p := q.product(c, operand{a, k, 1}, operand{b, k, 1}, m, n, k, false, 1)
+				p.Run(new(Scratch), 0, p.Tiles())
+				var worst float64
+				for i := range m {
+					for j := range n {
+						var want float64
+						for l := range k {
+							want += float64(a[i*k+l]) * float64(b[j*k+l])
+						}
+						worst = max(worst, math.Abs(float64(c[i*n+j])-want)/(0x1p-24*math.Sqrt(float64(k))*want))
+					}
+				}
+				require.LessOrEqual(t, worst, 1.0, "m=%d k=%d", m, k)
 			}
-			require.LessOrEqual(t, worst, 1.0, "k=%d", k)
 		}
 	})
 }

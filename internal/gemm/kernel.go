@@ -23,6 +23,9 @@ type kernel struct {
 	dot     func(y, x, w *float32, ldy, k, rows, groups int)
 	dotRows int
 	dotMost int // rows up to which that is faster than to pack W
+
+	thin                []thinTile // by their columns
+	thinLeast, thinMost int        // rows of x that are faster with them
 }
 
 // tile is the part of C that is in registers, and its kernel.

@@ -92,6 +92,69 @@ func copyAVX512(dst *float32, src *float32, lds int, k int, cols int, ldd int, p
 //go:noescape
 func dotAVX512_6x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
+// thinAVX512_8x16 multiplies groups of 8 rows of W [, k] with xᵀ [k, 16]:
+//
+//	for j := range 8 * groups {
+//		for i := range 16 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l*16+i], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*16+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+//
+//go:noescape
+func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+
+// thinAVX512_14x32 multiplies groups of 14 rows of W [, k] with xᵀ [k, 32]:
+//
+//	for j := range 14 * groups {
+//		for i := range 32 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s = fma(w[j*k+l], xt[l*32+i], s)
+//				}
+//				y += s
+//			}
+//			yt[j*32+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+//
+//go:noescape
+func thinAVX512_14x32(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+
+// thinAVX512_8x48 multiplies groups of 8 rows of W [, k] with xᵀ [k, 48]:
+//
+//	for j := range 8 * groups {
+//		for i := range 48 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s = fma(w[j*k+l], xt[l*48+i], s)
+//				}
+//				y += s
+//			}
+//			yt[j*48+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+//
+//go:noescape
+func thinAVX512_8x48(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+
 // fmaAVX512 runs n times as many independent fused multiply-adds as three quarters of the registers.
 func fmaAVX512(n int)
 
@@ -153,6 +216,48 @@ func copyAVX2(dst *float32, src *float32, lds int, k int, cols int, ldd int, pan
 //
 //go:noescape
 func dotAVX2_2x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
+
+// thinAVX2_6x8 multiplies groups of 6 rows of W [, k] with xᵀ [k, 8]:
+//
+//	for j := range 6 * groups {
+//		for i := range 8 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l*8+i], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*8+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+//
+//go:noescape
+func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+
+// thinAVX2_6x16 multiplies groups of 6 rows of W [, k] with xᵀ [k, 16]:
+//
+//	for j := range 6 * groups {
+//		for i := range 16 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s = fma(w[j*k+l], xt[l*16+i], s)
+//				}
+//				y += s
+//			}
+//			yt[j*16+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+//
+//go:noescape
+func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
 
 // fmaAVX2 runs n times as many independent fused multiply-adds as three quarters of the registers.
 func fmaAVX2(n int)

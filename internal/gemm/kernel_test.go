@@ -164,3 +164,30 @@ func TestDotKernel(t *testing.T) {
 		}
 	})
 }
+
+func TestThinKernels(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(15, 16))
+		for _, q := range q.thin {
+			for k := 1; k <= 257; k++ {
+				groups, chunk := 1+k%3, 1+rng.IntN(k)
+				n := groups * q.rows
+				xt, w := guarded(t, special(rng, random(rng, k*q.cols))), guarded(t, special(rng, random(rng, n*k)))
+				yt, want := guarded(t, random(rng, n*q.cols)), make([]float32, n*q.cols)
+				for j := range n {
+					for i := range q.cols {
+						for k0 := 0; k0 < k; k0 += chunk {
+							var s [2]float32
+							for l := k0; l < min(k, k0+chunk); l++ {
+								s[(l-k0)%q.sums] = fma32(w[j*k+l], xt[l*q.cols+i], s[(l-k0)%q.sums])
+							}
+							want[j*q.cols+i] += s[0] + s[1]
+						}
+					}
+				}
+				q.thin(&yt[0], &xt[0], &w[0], k, chunk, groups, 1<<20)
+				near(t, want, yt, "%dx%d k=%d chunk=%d", q.rows, q.cols, k, chunk)
+			}
+		}
+	})
+}

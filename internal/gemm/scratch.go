@@ -6,6 +6,7 @@ import "sync"
 type memory struct {
 	b *block
 	p *portableBlock
+	t *thinBlock
 }
 
 func (m *memory) block() *block {
@@ -22,8 +23,15 @@ func (m *memory) portable() *portableBlock {
 	return m.p
 }
 
+func (m *memory) thin() *thinBlock {
+	if m.t == nil {
+		m.t = new(thinBlock)
+	}
+	return m.t
+}
+
 // Scratch is a free list of the memory that goroutines need while they compute
-// tiles: up to 1.5 MB for each that does at the same time. The zero Scratch is
+// tiles: up to 2 MB for each that does at the same time. The zero Scratch is
 // ready. (A sync.Pool would allocate again now and then.)
 type Scratch struct {
 	mu   sync.Mutex
@@ -46,6 +54,8 @@ func (s *Scratch) Reserve(n int, p *Product) {
 			m.block().reserve(p)
 		case portable:
 			m.portable()
+		case thin:
+			m.thin().reserve(p)
 		}
 	}
 }

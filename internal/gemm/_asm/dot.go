@@ -37,7 +37,7 @@ func dot(v isa) {
 		xi           = v.reg[4*most+4 : 4*most+6]
 		mask         = v.reg[4*most+6] // AVX2
 	)
-	const ahead = 8 << 10 // how far W is prefetched, in bytes
+	const ahead = 16 << 10 // how far W is prefetched, in bytes
 	Load(Param("y"), y)
 	Load(Param("x"), RDI)
 	Load(Param("w"), w)
@@ -88,15 +88,18 @@ func dot(v isa) {
 					}
 					return
 				}
-				for at := 0; at < n; at += 4 {
+				for n0 := 0; n0 < n; n0 += 4 {
 					for j := range 4 {
-						read(W.row(at+j, 0), wj[j], tail)
+						read(W.row(n0+j, 0), wj[j], tail)
 					}
 					for i := range r {
 						x := xi[i%2]
 						read(X.row(i, 0), x, tail)
 						for j := range 4 {
-							VFMADD231PS(x, wj[j], acc(i, at+j))
+							VFMADD231PS(x, wj[j], acc(i, n0+j))
+							if lines := v.lanes / 4; !tail && r > 1 && (4*i+j+1)*lines%(4*r) < lines { // one by one
+								PREFETCHT1(at(R14, 64*((4*i+j+1)*lines/(4*r)-1)))
+							}
 						}
 					}
 				}
@@ -121,13 +124,10 @@ func dot(v isa) {
 			SHRQ(Imm(uint64(2+v.lanes/16)+1), RCX) // whole vectors
 			JZ(LabelRef(l("tail")))
 			Label(l("k"))
+			step(false)
 			if r > 1 {
-				for j := range v.lanes / 4 {
-					PREFETCHT1(at(R14, 64*j))
-				}
 				ADDQ(U32(4*v.bytes()), R14)
 			}
-			step(false)
 			for _, p := range W.base {
 				ADDQ(U8(v.bytes()), p)
 			}

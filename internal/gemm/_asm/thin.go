@@ -1,0 +1,199 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// thinTile is so many rows of W by vecs vectors of xᵀ, each in sums sums, and how
+// many steps of k are taken at a time.
+type thinTile struct{ rows, vecs, sums, unroll int }
+
+// thin writes the kernel for x of few rows: W, where it lies and in order,
+// times xᵀ, lanes along the rows of x. A float of W is loaded once.
+func thin(v isa, t thinTile) {
+	unroll := t.unroll
+	const (
+		line = 64   // bytes
+		page = 4096 // bytes
+	)
+	cols := t.vecs * v.lanes
+	name := fmt.Sprintf("thin%s_%dx%d", v.name, t.rows, cols)
+	TEXT(name, NOSPLIT, "func(yt, xt, w *float32, k, chunk, groups, extra int)")
+	Pragma("noescape")
+	sum, last := "s", ""
+	if t.sums > 1 {
+		sum, last = fmt.Sprintf("s[(l-k0)%%%d]", t.sums), "s[0] + s[1]"
+	} else {
+		last = "s"
+	}
+	decl := "\t\t\tvar s float32"
+	if t.sums > 1 {
+		decl = fmt.Sprintf("\t\t\tvar s [%d]float32", t.sums)
+	}
+	Doc(name+fmt.Sprintf(" multiplies groups of %d rows of W [, k] with xᵀ [k, %d]:", t.rows, cols), "",
+		fmt.Sprintf("\tfor j := range %d * groups {", t.rows),
+		fmt.Sprintf("\t\tfor i := range %d {", cols),
+		"\t\t\tvar y float32",
+		"\t\t\tfor k0 := 0; k0 < k; k0 += chunk {",
+		"\t"+decl,
+		"\t\t\t\tfor l := k0; l < min(k, k0+chunk); l++ {",
+		fmt.Sprintf("\t\t\t\t\t%s = fma(w[j*k+l], xt[l*%d+i], %s)", sum, cols, sum),
+		"\t\t\t\t}",
+		"\t\t\t\ty += "+last,
+		"\t\t\t}",
+		fmt.Sprintf("\t\t\tyt[j*%d+i] = y", cols),
+		"\t\t}",
+		"\t}", "",
+		"It reads W once and in order, and fetches what lies extra bytes behind the next group.")
+	var (
+		g                   = grid{[]GPPhysical{RDI, R8, R9, RAX, R15}[:ceil(t.rows, perBase)], R11, R12}
+		x, left, count, pre = RSI, RDX, RCX, R10
+		w, yt               = R13, RBX
+		groups, fresh       = AllocLocal(8), AllocLocal(8)
+		acc                 = func(i, j, s int) VecPhysical { return v.reg[(i*t.vecs+j)*t.sums+s] }
+		used                = t.rows * t.vecs * t.sums
+		free                = v.reg[used:]
+	)
+	Load(Param("yt"), yt)
+	Load(Param("w"), w)
+	Load(Param("groups"), RAX)
+	MOVQ(RAX, groups)
+	loadBytes("k", g.ld)
+	LEAQ(Mem{Base: g.ld, Index: g.ld, Scale: 2}, g.ld3)
+	// The next group is prefetched, a line of each of some pages in turn: the
+	// processor's own prefetchers begin anew in every page.
+	pages := t.rows * unroll * 4 / line
+	MOVQ(w, pre)
+	for range t.rows {
+		ADDQ(g.ld, pre)
+	}
+	Load(Param("extra"), RAX)
+	ADDQ(RAX, pre)
+	ANDQ(I32(-page), pre)
+
+	turn := 0
+	// step is one of k, s behind x, into the sum lane. The lines to fetch are
+	// spread, since all at once they would wait for each other.
+	step := func(s, lane int, fetch bool) {
+		xs := free[:t.vecs]
+		if len(v.reg) == 32 && t.vecs == 1 {
+			xs = free[turn%len(free):][:1]
+			turn++
+		}
+		for j := range t.vecs {
+			VMOVUPS(at(x, (s*t.vecs+j)*v.bytes()), xs[j])
+		}
+		for i := range t.rows {
+			if n := s*t.rows + i; fetch && n%(line/4) == 0 {
+				PREFETCHT1(at(pre, page*(n/(line/4))))
+			}
+			m := g.row(i, 4*s)
+			if len(v.reg) == 32 && t.vecs == 1 {
+				VFMADD231PS_BCST(m, xs[0], acc(i, 0, lane))
+				continue
+			}
+			b := free[t.vecs+turn%(len(free)-t.vecs)]
+			turn++
+			VBROADCASTSS(m, b)
+			for j := range t.vecs {
+				VFMADD231PS(xs[j], b, acc(i, j, lane))
+			}
+		}
+	}
+	advance := func(n int) {
+		ADDQ(I32(n*t.vecs*v.bytes()), x)
+		for _, p := range g.base {
+			ADDQ(Imm(uint64(4*n)), p)
+		}
+	}
+
+	Label("group")
+	MOVQ(w, g.base[0])
+	g.spread()
+	Load(Param("xt"), x)
+	Load(Param("k"), left)
+	MOVQ(U32(1), fresh)
+	Label("chunk")
+	for i := range used {
+		v.zero(v.reg[i])
+	}
+	Load(Param("chunk"), count)
+	CMPQ(count, left)
+	CMOVQGT(left, count)
+	SUBQ(count, left)
+	SUBQ(Imm(uint64(unroll)), count)
+	JLT(LabelRef("rest"))
+	Label("k")
+	for s := range unroll {
+		step(s, s%t.sums, true)
+	}
+	ADDQ(U32(line), pre)
+	TESTQ(U32(page-1), pre)
+	JNZ(LabelRef("inPage"))
+	ADDQ(U32((pages-1)*page), pre)
+	Label("inPage")
+	advance(unroll)
+	SUBQ(Imm(uint64(unroll)), count)
+	JGE(LabelRef("k"))
+	Label("rest")
+	ADDQ(Imm(uint64(unroll)), count)
+	if t.sums > 1 {
+		SUBQ(Imm(uint64(t.sums)), count)
+		JLT(LabelRef("single"))
+		Label("pair")
+		for s := range t.sums {
+			step(s, s, false)
+		}
+		advance(t.sums)
+		SUBQ(Imm(uint64(t.sums)), count)
+		JGE(LabelRef("pair"))
+		Label("single")
+		ADDQ(Imm(uint64(t.sums)), count)
+	}
+	JZ(LabelRef("sum"))
+	Label("one")
+	step(0, 0, false)
+	advance(1)
+	DECQ(count)
+	JNZ(LabelRef("one"))
+	Label("sum")
+	each := func(f func(m Mem, r VecPhysical)) {
+		for i := range t.rows {
+			for j := range t.vecs {
+				f(at(yt, (i*t.vecs+j)*v.bytes()), acc(i, j, 0))
+			}
+		}
+	}
+	for i := range t.rows {
+		for j := range t.vecs {
+			for s := 1; s < t.sums; s++ {
+				VADDPS(acc(i, j, s), acc(i, j, 0), acc(i, j, 0))
+			}
+		}
+	}
+	CMPQ(fresh, Imm(0))
+	JNZ(LabelRef("first"))
+	each(func(m Mem, r VecPhysical) { VADDPS(m, r, r) })
+	Label("first")
+	each(func(m Mem, r VecPhysical) { VMOVUPS(r, m) })
+	MOVQ(U32(0), fresh)
+	TESTQ(left, left)
+	JNZ(LabelRef("chunk"))
+	ADDQ(I32(t.rows*cols*4), yt)
+	for n := t.rows; n > 0; {
+		s := 1
+		for 2*s <= min(n, 8) {
+			s *= 2
+		}
+		LEAQ(Mem{Base: w, Index: g.ld, Scale: uint8(s)}, w)
+		n -= s
+	}
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
