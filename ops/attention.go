@@ -3,7 +3,6 @@ package ops
 import (
 	"math"
 
-	"github.com/chainrule-go/chainrule/internal/gemm"
 	"github.com/chainrule-go/chainrule/internal/par"
 	"github.com/chainrule-go/chainrule/internal/simd"
 )
@@ -12,11 +11,12 @@ import (
 // [queries, keys] are the only ones that a worker has in memory.
 //
 // All queries of a strip see the keys before it. At its own positions, queries
-// and keys go in blocks of diagonal: products end with the block on the
-// diagonal, and only in that one is there anything to mask.
+// and keys go in blocks of diagonal, whole tiles of every kernel: products end
+// with the block on the diagonal, and only in that one is there anything to
+// mask.
 const (
 	stripSize = 96
-	diagonal  = gemm.PanelCols
+	diagonal  = 12
 )
 
 // manyPieces is how many pieces there are at least, if key heads have as many
@@ -92,20 +92,59 @@ func (a *attentionArgs) run(B int) {
 
 var attentionLoop = par.New(func(a *attentionArgs, lo, hi int) {
 	w := stripPool.Get()
+	w.fetch.Reset()
 	for i := lo; i < hi; i++ {
-		b, h := i%a.heads/a.NKV, i%a.NKV
-		first, end := piece(a.pieces-1-i/a.heads, a.pieces, ceil(a.n, stripSize)) // the longest strips first
+		b, h, first, end := a.part(i)
 		k, keys := b*a.n*a.kvs+h*a.HD, a.pos+min(a.n, end*stripSize)
 		w.kt.PackT(a.k[k:], a.kvs, a.HD, keys)
 		w.v.Pack(a.v[k:], a.kvs, keys, a.HD)
 		for s := end - 1; s >= first; s-- {
 			for g := range a.group {
-				a.strip(w, b, h*a.group+g, s*stripSize, min(stripSize, a.n-s*stripSize))
+				t, n := s*stripSize, min(stripSize, a.n-s*stripSize)
+				a.ahead(w, i, s, g)
+				a.strip(w, b, h*a.group+g, t, n)
 			}
 		}
 	}
 	stripPool.Put(w)
 })
+
+// part returns sequence, key head and strips of part i; the longest strips are
+// the first parts.
+func (a *attentionArgs) part(i int) (b, h, first, end int) {
+	first, end = piece(a.pieces-1-i/a.heads, a.pieces, ceil(a.n, stripSize))
+	return i % a.heads / a.NKV, i % a.NKV, first, end
+}
+
+// ahead lets the products of strip s and query head g of part i fetch what
+// comes after them, and where their results go.
+func (a *attentionArgs) ahead(w *strip, i, s, g int) {
+	b, h, first, end := a.part(i)
+	q := func(x []float32, stride, b, h, s, g int) {
+		t := s * stripSize
+		w.fetch.Add(x, (b*a.n+t)*stride+(h*a.group+g)*a.HD, min(stripSize, a.n-t), a.HD, stride)
+	}
+	q(a.out, a.NKV*a.group*a.HD, b, h, s, g)
+	next := following(i, a.heads*a.pieces)
+	switch {
+	case g+1 < a.group:
+		q(a.q, a.qs, b, h, s, g+1)
+	case s > first:
+		q(a.q, a.qs, b, h, s-1, 0)
+	}
+	if next >= 0 && g+1 == a.group {
+		b, h, _, last := a.part(next)
+		from, to := share(s, first, end, a.pos+min(a.n, last*stripSize))
+		at := (b*a.n+from)*a.kvs + h*a.HD
+		w.fetch.Add(a.k, at, to-from, a.HD, a.kvs)
+		w.fetch.Add(a.v, at, to-from, a.HD, a.kvs)
+		if s == first && last > 0 {
+			q(a.q, a.qs, b, h, last-1, 0)
+		}
+	}
+	t := s * stripSize
+	w.fetch.Pace(tiles(min(stripSize, a.n-t), a.HD, a.pos+t, 1, 1, 0))
+}
 
 // strip computes rows t to t+n of query head h of sequence b.
 func (a *attentionArgs) strip(w *strip, b, h, t, n int) {
@@ -118,10 +157,11 @@ func (a *attentionArgs) strip(w *strip, b, h, t, n int) {
 	w.scores(w.p, w.q, &w.kt) // P = Q Kᵀ
 	simd.ExpRows(w.p, w.ld, w.past+1, scale, w.most, w.sum)
 	w.mask(w.p)
-	w.weigh(out, NH*HD, w.p, &w.v, a.v[b*a.n*a.kvs+h/a.group*HD:], a.kvs) // out = P V
-	for i := range n {
-		simd.Scale(out[i*NH*HD:][:HD], float32(1/w.sum[i]))
+	w.weigh(w.p, &w.v, a.v[b*a.n*a.kvs+h/a.group*HD:], a.kvs) // Y = P V
+	for i, sum := range w.sum {
+		w.norm[i] = float32(1 / sum)
 	}
+	simd.ScaleRows(out, NH*HD, w.y, HD, HD, w.norm)
 	if a.lse != nil {
 		for i, most := range w.most {
 			a.lse[(b*NH+h)*a.n+t+i] = float32(float64(most) + math.Log(w.sum[i]))
@@ -250,30 +290,84 @@ func (a *attentionBackwardArgs) sum(piece, head int) (dk, dv []float32) {
 
 var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 	w := stripPool.Get()
+	w.fetch.Reset()
 	stride := a.stride()
 	for i := lo; i < hi; i++ {
-		at, head := a.pieces-1-i/a.heads, i%a.heads // the last piece first
-		b, h := head/a.NKV, head%a.NKV
+		at, head, b, h, first, end := a.part(i)
 		k, v := a.kv(b, h)
-		first, end := piece(at, a.pieces, ceil(a.T, stripSize))
 		keys := min(a.T, end*stripSize)
 		w.kt.PackT(a.qkv[k:], stride, a.HD, keys)
 		w.vt.PackT(a.qkv[v:], stride, a.HD, keys)
 		w.k.Pack(a.qkv[k:], stride, keys, a.HD)
-		dk, dv, ld := a.dqkv[k:], a.dqkv[v:], stride
+		dk, dv := fit(&w.dk, keys*a.HD), fit(&w.dv, keys*a.HD)
 		if at < a.pieces-1 {
 			dk, dv = a.sum(at, head)
-			ld = a.HD
 		}
 		// The last strip sees all keys and is the first to write them.
 		for s := end - 1; s >= first; s-- {
 			for g := range a.group {
-				a.strip(w, dk, dv, ld, b, h*a.group+g, s*stripSize, min(stripSize, a.T-s*stripSize), g > 0 || s < end-1)
+				t, n := s*stripSize, min(stripSize, a.T-s*stripSize)
+				a.ahead(w, i, s, g)
+				a.strip(w, dk, dv, b, h*a.group+g, t, n, g > 0 || s < end-1)
 			}
+		}
+		if at == a.pieces-1 {
+			scatter(a.dqkv[k:], dk, keys, a.HD, stride)
+			scatter(a.dqkv[v:], dv, keys, a.HD, stride)
 		}
 	}
 	stripPool.Put(w)
 })
+
+// part returns what part i is: which piece of which of the heads, that is
+// sequence and key head, and its strips. The last piece comes first.
+func (a *attentionBackwardArgs) part(i int) (at, head, b, h, first, end int) {
+	at, head = a.pieces-1-i/a.heads, i%a.heads
+	first, end = piece(at, a.pieces, ceil(a.T, stripSize))
+	return at, head, head / a.NKV, head % a.NKV, first, end
+}
+
+// ahead lets the products of strip s and query head g of part i fetch what
+// comes after them, and where their results go.
+func (a *attentionBackwardArgs) ahead(w *strip, i, s, g int) {
+	at, _, b, h, first, end := a.part(i)
+	stride, width := a.stride(), a.NKV*a.group*a.HD
+	q := func(x []float32, stride, b, h, s, g int) {
+		t := s * stripSize
+		w.fetch.Add(x, (b*a.T+t)*stride+(h*a.group+g)*a.HD, min(stripSize, a.T-t), a.HD, stride)
+	}
+	kv := func(x []float32, b, h, from, to int) {
+		k, v := a.kv(b, h)
+		w.fetch.Add(x, k+from*stride, to-from, a.HD, stride)
+		w.fetch.Add(x, v+from*stride, to-from, a.HD, stride)
+	}
+	q(a.dqkv, stride, b, h, s, g)
+	switch {
+	case g+1 < a.group:
+		q(a.qkv, stride, b, h, s, g+1)
+		q(a.dout, width, b, h, s, g+1)
+	case s > first:
+		q(a.qkv, stride, b, h, s-1, 0)
+		q(a.dout, width, b, h, s-1, 0)
+	}
+	if g+1 == a.group {
+		if at == a.pieces-1 {
+			from, to := share(s, first, end, a.T)
+			kv(a.dqkv, b, h, from, to)
+		}
+		if next := following(i, a.heads*a.pieces); next >= 0 {
+			_, _, b, h, _, last := a.part(next)
+			from, to := share(s, first, end, min(a.T, last*stripSize))
+			kv(a.qkv, b, h, from, to)
+			if s == first && last > 0 {
+				q(a.qkv, stride, b, h, last-1, 0)
+				q(a.dout, width, b, h, last-1, 0)
+			}
+		}
+	}
+	t := s * stripSize
+	w.fetch.Pace(tiles(min(stripSize, a.T-t), a.HD, t, 2, 1, 2))
+}
 
 // attentionSumLoop adds the sums of the other pieces to row s of dk and dv of
 // one head; index i is head·T + s.
@@ -293,7 +387,7 @@ var attentionSumLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 
 // strip computes rows t to t+n of dq of query head h of sequence b, and sets dk
 // and dv to what they contribute, or adds it.
-func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, ld, b, h, t, n int, add bool) {
+func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, b, h, t, n int, add bool) {
 	HD, NH, stride := a.HD, a.NKV*a.group, a.stride()
 	scale := float32(1 / math.Sqrt(float64(HD)))
 	q := (b*a.T+t)*stride + h*HD
@@ -308,138 +402,10 @@ func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, ld, b, h, t, n
 	simd.DSoftmaxRows(w.p, w.dp, w.ld, w.past+1, scale, a.lse[(b*NH+h)*a.T+t:][:n])
 	w.mask(w.p)
 	w.mask(w.dp)
-	w.weighBack(dv, ld, w.p, w.dout, add)                      // dV += Pᵀ dout
-	w.weighBack(dk, ld, w.dp, w.q, add)                        // dK += dSᵀ Q
-	w.weigh(a.dqkv[q:], stride, w.dp, &w.k, a.qkv[k:], stride) // dQ = dS K
-}
-
-// strip is the memory of a worker, for one strip at a time: n queries that see
-// past keys before theirs.
-type strip struct {
-	n, HD, past int
-
-	k, v, kt, vt gemm.Panels // [keys, HD], and the transposes
-
-	q, dout []float32 // [n, HD]
-	p, dp   []float32 // [n, ld]: scores and what becomes of them
-	ld      int
-	most    []float32   // [n], the largest score
-	sum     []float64   // [n], Σ_s e^(score_s − most)
-	rows    gemm.Panels // what a product packs besides
-	spare   []float32   // for what is not finite on the diagonal
-}
-
-var stripPool par.Pool[strip]
-
-func (w *strip) shape(n, HD, past int) {
-	w.n, w.HD, w.past = n, HD, past
-	// An odd number of cache lines: those of a column do not compete for one
-	// set of a cache.
-	w.ld = (ceil(past+n, 16) | 1) * 16
-	fit(&w.p, n*w.ld)
-	fit(&w.q, n*HD)
-	fit(&w.dout, n*HD)
-	fit(&w.most, n)
-	fit(&w.sum, n)
-}
-
-// fit makes *s n elements long, whatever is in them, and returns it.
-func fit[E any](s *[]E, n int) []E {
-	if cap(*s) < n {
-		*s = make([]E, n)
-	}
-	*s = (*s)[:n]
-	return *s
-}
-
-// scores sets s = x y, x [n, HD], y [HD, keys], and leaves out what no query
-// sees.
-func (w *strip) scores(s, x []float32, y *gemm.Panels) {
-	keys := w.past + w.n
-	for from := 0; from < keys; {
-		// the panel of the first position, and all before it, is for all rows
-		to, at := min(keys, max(from, w.past/diagonal*diagonal)+diagonal), max(0, from-w.past)
-		y.Mul(s[at*w.ld+from:], w.ld, x[at*w.HD:], w.HD, 1, w.n-at, 0, w.HD, from, to, false)
-		from = to
-	}
-}
-
-// mask clears what the mask hides of the blocks on the diagonal.
-func (w *strip) mask(s []float32) {
-	for i := range w.n {
-		clear(s[i*w.ld+w.past:][i+1 : min((i/diagonal+1)*diagonal, w.n)])
-	}
-}
-
-// weigh sets out = s y, out [n, HD]: the rows of y [past+n, HD] that a query
-// sees, each weighted by its s. y is packed in yp; rows of out and y start
-// ldo and ldy apart.
-func (w *strip) weigh(out []float32, ldo int, s []float32, yp *gemm.Panels, y []float32, ldy int) {
-	HD := w.HD
-	yp.Mul(out, ldo, s, w.ld, 1, w.n, 0, w.past, 0, HD, false)
-	for d := 0; d < w.n; d += diagonal {
-		end := min(d+diagonal, w.n)
-		n, c, s, y := end-d, out[d*ldo:], s[d*w.ld+w.past:], y[w.past*ldy:]
-		if finite(y[d*ldy:], n, HD, ldy) {
-			yp.Mul(c, ldo, s, w.ld, 1, n, w.past, w.past+end, 0, HD, true)
-			continue
-		}
-		// 0·NaN is NaN: every query needs a product in which the rows of y that
-		// it does not see are 0.
-		product, seen := fit(&w.spare, (n+end)*HD)[:n*HD], w.spare[n*HD:]
-		gather(seen, y, end, HD, ldy)
-		for i := n - 1; i >= 0; i-- {
-			gather(product, c, n, HD, ldo)
-			w.rows.Pack(seen, HD, end, HD)
-			w.rows.Mul(product, HD, s, w.ld, 1, n, 0, end, 0, HD, true)
-			copy(c[i*ldo:][:HD], product[i*HD:])
-			clear(seen[(d+i)*HD:][:HD])
-		}
-	}
-}
-
-// weighBack sets, or adds to, dy = sᵀ x, dy [past+n, HD]: the rows of x [n, HD]
-// that see a key, each weighted by its s. Rows of dy start ldy apart.
-func (w *strip) weighBack(dy []float32, ldy int, s, x []float32, add bool) {
-	HD := w.HD
-	w.rows.Pack(x, HD, w.n, HD)
-	w.rows.Mul(dy, ldy, s, 1, w.ld, w.past, 0, w.n, 0, HD, add)
-	for d := 0; d < w.n; d += diagonal {
-		keys := min(diagonal, w.n-d)
-		c, s := dy[(w.past+d)*ldy:], s[d*w.ld+w.past+d:]
-		if finite(x[d*HD:], keys, HD, HD) {
-			w.rows.Mul(c, ldy, s, 1, w.ld, keys, d, w.n, 0, HD, add)
-			continue
-		}
-		product, seeing := fit(&w.spare, (keys+w.n)*HD)[:keys*HD], w.spare[keys*HD:]
-		copy(seeing, x)
-		for i := range keys {
-			gather(product, c, keys, HD, ldy)
-			w.rows.Pack(seeing, HD, w.n, HD)
-			w.rows.Mul(product, HD, s, 1, w.ld, keys, d, w.n, 0, HD, add)
-			copy(c[i*ldy:][:HD], product[i*HD:])
-			clear(seeing[(d+i)*HD:][:HD])
-		} // the next blocks want the rows that are left
-	}
-}
-
-// finite reports whether all of x [rows, cols] is.
-func finite(x []float32, rows, cols, stride int) bool {
-	if stride == cols {
-		rows, cols = 1, rows*cols
-	}
-	sum := 0.0
-	for i := range rows {
-		sum += simd.SumSquares(x[i*stride:][:cols])
-	}
-	return sum-sum == 0
-}
-
-// gather sets the rows of dst [n, cols] to those of src, stride apart.
-func gather(dst, src []float32, n, cols, stride int) {
-	for i := range n {
-		copy(dst[i*cols:][:cols], src[i*stride:])
-	}
+	w.weighBack(dv, w.p, w.dout, add)      // dV += Pᵀ dout
+	w.weighBack(dk, w.dp, w.q, add)        // dK += dSᵀ Q
+	w.weigh(w.dp, &w.k, a.qkv[k:], stride) // dQ = dS K
+	scatter(a.dqkv[q:], w.y, n, HD, stride)
 }
 
 func ceil(a, b int) int { return (a + b - 1) / b }

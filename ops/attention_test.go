@@ -475,6 +475,25 @@ func TestDecodeWithBadBlocks(t *testing.T) {
 	requireClose(t, want[4*NH*HD:], decode(), 5e-7, "out")
 }
 
+// The strips of a part fetch every row of the next one once.
+func TestShares(t *testing.T) {
+	for end := 1; end < 9; end++ {
+		for first := range end {
+			for _, rows := range []int{0, 1, 5, 96, 1000} {
+				next := 0
+				for s := end - 1; s >= first; s-- {
+					from, to := share(s, first, end, rows)
+					if s < first+fetchStrips {
+						require.Equal(t, next, from)
+						next = to
+					}
+				}
+				require.Equal(t, rows, next, "strips %d to %d", first, end)
+			}
+		}
+	}
+}
+
 // BenchmarkAttention counts the operations under the mask: two products of
 // T(T+1)/2 rows of HD in the forward, five in the backward; and what the
 // processor could do, on as many cores.

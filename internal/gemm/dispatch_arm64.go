@@ -11,7 +11,7 @@ import (
 var kernels = map[isa.Set]*kernel{
 	isa.NEON: {
 		tile:  tile{4, neonCols, gemmNEON},
-		small: tile{4, neonCols, gemmNEON},
+		small: small{4, neonCols, tile{4, neonCols, gemmNEON}.mul},
 		fma:   fmaNEON, fmas: 24 * 4,
 		copy: copyNEON, lanes: 4,
 		transpose: func(dst, src *float32, lds, k, _ int) { transposeNEON_24(dst, src, lds, k) },
@@ -56,8 +56,3 @@ func copyNEON(dst, src *float32, lds, k, cols, ldd, panels, step int) {
 }
 
 func dotNEON(y, x, w *float32, _, k, _, groups int) { dotNEON_1x4(y, x, w, k, groups) }
-
-// offset returns a pointer n elements behind p.
-func offset(p *float32, n int) *float32 {
-	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n))
-}

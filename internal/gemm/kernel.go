@@ -1,12 +1,16 @@
 package gemm
 
-import "github.com/chainrule-go/chainrule/internal/isa"
+import (
+	"unsafe"
+
+	"github.com/chainrule-go/chainrule/internal/isa"
+)
 
 // kernel is the assembly of an instruction set. The Go loops that its
 // functions stand for are in the comments of kernel_amd64.go.
 type kernel struct {
-	tile       // of products
-	small tile // of Panels: their matrices have few columns
+	tile        // of products
+	small small // of Panels: their matrices have few columns
 
 	// fma runs n times fmas fused multiply-adds, for Peak.
 	fma  func(n int)
@@ -37,8 +41,21 @@ type tile struct {
 		src *float32, lds int, next *uintptr)
 }
 
+// small is the part of C that is in registers where B is in cache.
+type small struct {
+	rows, cols int
+	// mul multiplies rows of A with a panel of B, rows of it ldb apart, and
+	// may fetch a part of next.
+	mul func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)
+}
+
 // pairs is how many pairs of cache lines a row of the tile takes.
 func (t *tile) pairs() int { return ceil(t.cols, 2*line) }
 
 // best is the kernel that products are made for, or nil.
 var best = kernels[isa.Best]
+
+// offset returns a pointer n elements behind p.
+func offset(p *float32, n int) *float32 {
+	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n))
+}

@@ -33,35 +33,6 @@ package gemm
 //go:noescape
 func gemmAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
 
-// gemmAVX512_14x32 multiplies panels of A, rows each, with a panel of B:
-//
-//	for i := range panels * rows { // rows ≤ 14
-//		a := a[i/rows*stepA+i%rows*lda:]
-//		for j := range cols { // ≤ 32
-//			var sum float32
-//			for k0 := 0; k0 < k; k0 += chunk {
-//				var s float32
-//				for l := k0; l < min(k, k0+chunk); l++ {
-//					s = fma(a[l*ka], b[l*32+j], s)
-//				}
-//				sum += s
-//			}
-//			if add {
-//				sum += c[i*ldc+j]
-//			}
-//			c[i*ldc+j] = sum
-//		}
-//	}
-//
-// Rows of b are whole. If src is not nil, it first packs B:
-//
-//	b[l*32+j] = src[l*lds+j]
-//
-// Meanwhile it fetches the stream next, but for next.rows: the rows of C.
-//
-//go:noescape
-func gemmAVX512_14x32(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
-
 // copyAVX512 copies columns into panels:
 //
 //	for l := range k {
@@ -261,6 +232,27 @@ func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, group
 
 // fmaAVX2 runs n times as many independent fused multiply-adds as three quarters of the registers.
 func fmaAVX2(n int)
+
+// smallAVX512_6x64 multiplies rows of A with columns of B:
+//
+//	for i := range rows { // ≥ 1
+//		for j := range cols { // 1 to 64
+//			var sum float32
+//			for l := range k {
+//				sum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)
+//			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
+//		}
+//	}
+//
+// It reads whole vectors of b. For every six rows or fewer it fetches some rows
+// of next, a Fetch.
+//
+//go:noescape
+func smallAVX512_6x64(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)
 
 // transposeAVX512 packs 16 rows as columns:
 //

@@ -46,58 +46,97 @@ func special(rng *rand.Rand, s []float32) []float32 {
 func TestGemmKernel(t *testing.T) {
 	kernelsOnly(t, func(t *testing.T, q *kernel) {
 		rng := rand.New(rand.NewPCG(5, 6))
-		for _, q := range []tile{q.tile, q.small} {
-			for rows := 1; rows <= q.rows; rows++ {
-				for cols := 1; cols <= q.cols; cols++ {
-					k := 1 + rng.IntN(40)
-					panels, chunk, add := 1+rng.IntN(3), k, rng.IntN(2) == 0
-					if rng.IntN(2) == 0 {
-						chunk = ceil(k, 2)
+		for rows := 1; rows <= q.rows; rows++ {
+			for cols := 1; cols <= q.cols; cols++ {
+				k := 1 + rng.IntN(40)
+				panels, chunk, add := 1+rng.IntN(3), k, rng.IntN(2) == 0
+				if rng.IntN(2) == 0 {
+					chunk = ceil(k, 2)
+				}
+				lda, ka, step := k+rng.IntN(3), 1, rows*(k+2)
+				if rng.IntN(2) == 0 {
+					lda, ka, step = 1, rows, rows*k
+				}
+				ldc := cols + rng.IntN(3)
+				a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
+				b := guarded(t, random(rng, k*q.cols))
+				c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
+				c := guarded(t, c0)
+				var src *float32
+				lds := q.cols + rng.IntN(3)
+				if cols == q.cols && rng.IntN(2) == 0 {
+					from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
+					src = &from[0]
+					for l := range k {
+						copy(b[l*q.cols:], from[l*lds:][:cols])
 					}
-					lda, ka, step := k+rng.IntN(3), 1, rows*(k+2)
-					if rng.IntN(2) == 0 {
-						lda, ka, step = 1, rows, rows*k
+				}
+				want := append([]float32(nil), c0...)
+				for i := range panels * rows {
+					a := a[i/rows*step+i%rows*lda:]
+					for j := range cols {
+						var sum float32
+						for k0 := 0; k0 < k; k0 += chunk {
+							var s float32
+							for l := k0; l < min(k, k0+chunk); l++ {
+								s = fma32(a[l*ka], b[l*q.cols+j], s)
+							}
+							sum += s
+						}
+						if add {
+							sum += want[i*ldc+j]
+						}
+						want[i*ldc+j] = sum
 					}
-					ldc := cols + rng.IntN(3)
-					a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
-					b := guarded(t, random(rng, k*q.cols))
-					c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
-					c := guarded(t, c0)
-					var src *float32
-					lds := q.cols + rng.IntN(3)
-					if cols == q.cols && rng.IntN(2) == 0 {
-						from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
-						src = &from[0]
+				}
+				if src != nil { // what the kernel must fill
+					for i := range b {
+						b[i] = -99
+					}
+				}
+				next := stream{1, new(int), 0, 0, 0, &new([maxPairs + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0]} // not to be read
+				q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
+				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+			}
+		}
+	})
+}
+
+// Every number of rows and columns, A by rows and by columns, against the loop
+// in the kernel's comment.
+func TestSmallKernel(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(15, 16))
+		for rows := 1; rows <= 2*q.small.rows+1; rows++ {
+			for cols := 1; cols <= q.small.cols; cols++ {
+				k, add := 1+rng.IntN(40), rng.IntN(2) == 0
+				lda, ka := k+rng.IntN(3), 1
+				if rng.IntN(2) == 0 {
+					lda, ka = 1, rows+rng.IntN(3)
+				}
+				ldb, ldc := q.small.cols, cols+rng.IntN(3)
+				a := guarded(t, special(rng, random(rng, (rows-1)*lda+(k-1)*ka+1)))
+				b := guarded(t, special(rng, random(rng, k*ldb)))
+				c := guarded(t, special(rng, random(rng, (rows-1)*ldc+cols)))
+				want := append([]float32(nil), c...)
+				for i := range rows {
+					for j := range cols {
+						var sum float32
 						for l := range k {
-							copy(b[l*q.cols:], from[l*lds:][:cols])
+							sum = fma32(a[i*lda+l*ka], b[l*ldb+j], sum)
 						}
-					}
-					want := append([]float32(nil), c0...)
-					for i := range panels * rows {
-						a := a[i/rows*step+i%rows*lda:]
-						for j := range cols {
-							var sum float32
-							for k0 := 0; k0 < k; k0 += chunk {
-								var s float32
-								for l := k0; l < min(k, k0+chunk); l++ {
-									s = fma32(a[l*ka], b[l*q.cols+j], s)
-								}
-								sum += s
-							}
-							if add {
-								sum += want[i*ldc+j]
-							}
-							want[i*ldc+j] = sum
+						if add {
+							sum += want[i*ldc+j]
 						}
+						want[i*ldc+j] = sum
 					}
-					if src != nil { // what the kernel must fill
-						for i := range b {
-							b[i] = -99
-						}
-					}
-					next := stream{1, new(int), 0, 0, 0, &new([maxPairs + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0]} // not to be read
-					q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
-					near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+				}
+				f := Fetch{at: 1 << 20, stride: 100, rows: 7, each: rng.IntN(4) + 1} // not to be read
+				q.small.mul(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &f.at)
+				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+				if q.lanes == 16 { // the others do not fetch
+					done := min(7, f.each*ceil(rows, q.small.rows))
+					require.Equal(t, [2]int{7 - done, 1<<20 + 100*done}, [2]int{f.rows, int(f.at)})
 				}
 			}
 		}

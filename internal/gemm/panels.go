@@ -1,5 +1,7 @@
 package gemm
 
+import "github.com/chainrule-go/chainrule/internal/simd"
+
 // PanelCols is a multiple of the columns of a panel of every kernel of the
 // architecture: a part of a packed B begins at a multiple of it.
 const PanelCols = panelCols
@@ -14,9 +16,9 @@ type Panels struct {
 	edge [16 * 256]float32 // rows to transpose, if fewer are left than lanes
 }
 
-// chain is how many products are summed in one register at most. A panel of as
-// many rows is half of a first-level cache.
-const chain = 192
+// chain is how many products are summed in one register at most. The widest
+// panel of as many rows is half of a first-level cache.
+const chain = 96
 
 // panel is how many columns a panel has; q may be nil.
 func (q *kernel) panel() int {
@@ -43,16 +45,33 @@ func (p *Panels) pack(q *kernel, b []float32, ldb, k, n int) {
 	}
 	_ = b[(k-1)*ldb+n-1]
 	cols := q.panel()
+	if n%cols != 0 { // Finite reads all columns
+		clear(p.data[n/cols*cols*k:][:cols*k])
+	}
 	for c := 0; c < n; c += cols {
 		to := p.data[c*k:]
 		if q != nil {
-			q.copy(&to[0], &b[c], ldb, k, min(cols, n-c), cols, 1, 0)
+			two, end := 2*q.lanes, min(c+cols, n)
+			for at := c; at < end; at += two {
+				q.copy(&to[at-c], &b[at], ldb, k, min(two, end-at), cols, 1, 0)
+			}
 			continue
 		}
 		for l := range k {
 			copy(to[l*cols:][:cols], b[l*ldb+c:l*ldb+min(n, c+cols)])
 		}
 	}
+}
+
+// Finite reports whether rows k0 to k1 are, of a matrix of Pack.
+func (p *Panels) Finite(k0, k1 int) bool { return p.finite(best.panel(), k0, k1) }
+
+func (p *Panels) finite(cols, k0, k1 int) bool {
+	sum := 0.0
+	for c := 0; c < p.n; c += cols {
+		sum += simd.SumSquares(p.data[c*p.k+k0*cols : c*p.k+k1*cols])
+	}
+	return sum-sum == 0
 }
 
 // PackT makes p the matrix B [k,n] of which b is the transpose: row i of Bᵀ
@@ -98,12 +117,12 @@ func (p *Panels) packT(q *kernel, b []float32, ldb, k, n int) {
 // columns n0 to n1 of B, or adds it where add is set. Row i of C starts at
 // c[i·ldc]; A[i,l] is a[i·lda+l·ka], so that it may be the transpose of what
 // lies in memory. n0 is a multiple of PanelCols. The order in which an element
-// is summed depends on k1-k0 alone.
-func (p *Panels) Mul(c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool) {
-	p.mul(best, c, ldc, a, lda, ka, m, k0, k1, n0, n1, add)
+// is summed depends on k1-k0 alone. Meanwhile a part of f may come into cache.
+func (p *Panels) Mul(c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool, f *Fetch) {
+	p.mul(best, c, ldc, a, lda, ka, m, k0, k1, n0, n1, add, f)
 }
 
-func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool) {
+func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool, f *Fetch) {
 	if m <= 0 || n1 <= n0 {
 		return
 	}
@@ -125,21 +144,27 @@ func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, 
 		return
 	}
 	t := &q.small
-	groups := panels(m, t.rows)
 	step := even(k1-k0, chain, 1)
 	for l := k0; l < k1; l += step {
 		k := min(step, k1-l)
 		for j := n0; j < n1; j += t.cols {
-			b := &p.data[j*p.k+l*t.cols]
-			r := 0
-			for _, g := range groups {
-				if g.n > 0 {
-					t.gemm(&c[r*ldc+j-n0], &a[r*lda+(l-k0)*ka], b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n,
-						min(t.cols, n1-j), add || l > k0, nil, 0, &nothing.base)
-				}
-				r += g.n * g.rows
+			if f.rows == 0 {
+				f.begin()
 			}
+			t.mul(&c[j-n0], &a[(l-k0)*ka], &p.data[j*p.k+l*t.cols], ldc, lda, ka, t.cols, k, m, min(t.cols, n1-j), add || l > k0, &f.at)
 		}
+	}
+}
+
+// mul is the kernel of Panels made of that of products: ldb is t.cols,
+// and nothing is fetched.
+func (t tile) mul(c, a, b *float32, ldc, lda, ka, _, k, rows, cols int, add bool, _ *uintptr) {
+	r := 0
+	for _, g := range panels(rows, t.rows) {
+		if g.n > 0 {
+			t.gemm(offset(c, r*ldc), offset(a, r*lda), b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n, cols, add, nil, 0, &nothing.base)
+		}
+		r += g.n * g.rows
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -65,7 +66,7 @@ func TestPanelsMultiplyPartsOfAMatrix(t *testing.T) {
 			c := random((m-1)*ldc + n1 - n0)
 			before := append([]float32(nil), c...)
 			add := i%8 < 4
-			p.mul(q, c, ldc, a, lda, ka, m, k0, k1, n0, n1, add)
+			p.mul(q, c, ldc, a, lda, ka, m, k0, k1, n0, n1, add, new(Fetch))
 			for at, got := range c {
 				row, col := at/ldc, at%ldc
 				if col >= n1-n0 {
@@ -86,4 +87,56 @@ func TestPanelsMultiplyPartsOfAMatrix(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestFinitePanels(t *testing.T) {
+	for _, set := range isa.Available {
+		q := kernels[set]
+		const K, N = 5, 70
+		var p Panels
+		for bad := range K*N + 1 {
+			b := make([]float32, K*N)
+			if bad < K*N {
+				b[bad] = float32(math.Inf(-1))
+			}
+			p.pack(q, b, N, K, N)
+			for k := range K {
+				require.Equal(t, bad/N != k, p.finite(q.panel(), k, k+1), "%v: row %d, not finite: [%d]", set, k, bad)
+			}
+		}
+		p.pack(q, make([]float32, K*3), 3, K, 3) // columns beyond are not those of the last matrix
+		require.True(t, p.finite(q.panel(), 0, K), set)
+	}
+}
+
+// What is added is fetched row by row in the time that it was given.
+func TestFetch(t *testing.T) {
+	var f Fetch
+	x := make([]float32, 1000)
+	f.Add(x, 3, 2, 65, 100) // two spans of 64 columns
+	f.Add(x, 999, 0, 64, 100)
+	f.Add(x, 1000, -1, 64, 100)
+	f.Add(x, 7, 5, 64, 100)
+	f.Pace(4)
+	require.Equal(t, 3, f.each) // nine rows
+	var got []int
+	for range 9 {
+		if f.rows == 0 {
+			f.begin()
+		}
+		got = append(got, int(f.at-uintptr(unsafe.Pointer(&x[0])))/4)
+		f.at += uintptr(f.stride)
+		f.rows--
+	}
+	require.Equal(t, []int{3, 103, 67, 167, 7, 107, 207, 307, 407}, got)
+	f.begin()
+	require.Zero(t, f.rows)
+	for range 100 {
+		f.Add(x, 0, 1, 64, 64) // there is not place for all
+	}
+	f.Pace(0)
+	require.Equal(t, len(f.list), f.each)
+	f.Reset()
+	f.begin()
+	require.Zero(t, f.rows)
 }

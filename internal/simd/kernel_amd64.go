@@ -242,6 +242,28 @@ func kernelSumRows(y, p, w []float32, ld int) {
 	}
 }
 
+func kernelCopyRows(y []float32, ldy int, x []float32, ldx, n, cols int) {
+	switch set {
+	case isa.AVX512:
+		copyRowsAVX512(ptr(y), ptr(x), ldy, ldx, n, cols)
+	case isa.AVX2:
+		copyRowsAVX2(ptr(y), ptr(x), ldy, ldx, n, cols)
+	default:
+		goCopyRows(y, ldy, x, ldx, n, cols)
+	}
+}
+
+func kernelScaleRows(y []float32, ldy int, x []float32, ldx, cols int, r []float32) {
+	switch set {
+	case isa.AVX512:
+		scaleRowsAVX512(ptr(y), ptr(x), ptr(r), ldy, ldx, len(r), cols)
+	case isa.AVX2:
+		scaleRowsAVX2(ptr(y), ptr(x), ptr(r), ldy, ldx, len(r), cols)
+	default:
+		goScaleRows(y, ldy, x, ldx, cols, r)
+	}
+}
+
 func kernelExpRows(x []float32, ld, n int, scale float32, most []float32, sum []float64) {
 	switch set {
 	case isa.AVX512:

@@ -119,6 +119,12 @@ func kernelExpRows(x []float32, ld, n int, scale float32, most []float32, sum []
 func kernelDSoftmaxRows(p, dp []float32, ld, n int, scale float32, lse []float32) {
 	goDSoftmaxRows(p, dp, ld, n, scale, lse)
 }
+func kernelCopyRows(y []float32, ldy int, x []float32, ldx, n, cols int) {
+	goCopyRows(y, ldy, x, ldx, n, cols)
+}
+func kernelScaleRows(y []float32, ldy int, x []float32, ldx, cols int, r []float32) {
+	goScaleRows(y, ldy, x, ldx, cols, r)
+}
 func kernelDotRows(y, x, w []float32, ld int) { goDotRows(y, x, w, ld) }
 func kernelSumRows(y, p, w []float32, ld int) { goSumRows(y, p, w, ld) }
 func kernelAdamTraffic(p, g, m, v []float32)  { goAdamTraffic(p, g, m, v) }

@@ -410,6 +410,45 @@ func TestProductsWithRowsAreTheirGoLoops(t *testing.T) {
 	})
 }
 
+func TestRowsMove(t *testing.T) {
+	onEvery(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(21, 22))
+		a := newArena(t)
+		end := func(i, n int) []float32 { return a.guarded[i][most+64-n:] }
+		for n := range 5 {
+			for cols := range 50 {
+				ldy, ldx := cols+r.IntN(3), cols+r.IntN(3)
+				y, x, by := end(0, max(0, n-1)*ldy+cols), end(1, max(0, n-1)*ldx+cols), end(2, n)
+				for i := range x {
+					x[i] = float32(r.NormFloat64())
+				}
+				for i := range by {
+					by[i] = float32(r.NormFloat64())
+				}
+				if len(x) > 0 {
+					x[r.IntN(len(x))] = nan
+				}
+				for _, scale := range []bool{false, true} {
+					for i := range y {
+						y[i] = canary
+					}
+					want := append([]float32(nil), y...)
+					if scale {
+						ScaleRows(y, ldy, x, ldx, cols, by)
+						goScaleRows(want, ldy, x, ldx, cols, by)
+					} else {
+						CopyRows(y, ldy, x, ldx, n, cols)
+						goCopyRows(want, ldy, x, ldx, n, cols)
+					}
+					for i := range want {
+						require.Equal(t, math.Float32bits(want[i]), math.Float32bits(y[i]), "%d rows of %d: [%d]", n, cols, i)
+					}
+				}
+			}
+		}
+	})
+}
+
 // They have the bits of the kernels that they are made of.
 func TestRowsOfScoresAreTheirGoLoops(t *testing.T) {
 	onEvery(t, func(t *testing.T) {

@@ -36,3 +36,35 @@ func goSumRows(y, p, w []float32, ld int) {
 		kernelAxpy(y, v, w[i*ld:][:len(y)])
 	}
 }
+
+// CopyRows sets y[i·ldy+j] = x[i·ldx+j] for n rows of so many columns.
+func CopyRows(y []float32, ldy int, x []float32, ldx, n, cols int) {
+	if n > 0 && cols > 0 {
+		_, _ = y[(n-1)*ldy+cols-1], x[(n-1)*ldx+cols-1]
+		kernelCopyRows(y, ldy, x, ldx, n, cols)
+	}
+}
+
+func goCopyRows(y []float32, ldy int, x []float32, ldx, n, cols int) {
+	for i := range n {
+		copy(y[i*ldy:][:cols], x[i*ldx:])
+	}
+}
+
+// ScaleRows sets y[i·ldy+j] = r[i]·x[i·ldx+j] for len(r) rows of so many
+// columns.
+func ScaleRows(y []float32, ldy int, x []float32, ldx, cols int, r []float32) {
+	if n := len(r); n > 0 && cols > 0 {
+		_, _ = y[(n-1)*ldy+cols-1], x[(n-1)*ldx+cols-1]
+		kernelScaleRows(y, ldy, x, ldx, cols, r)
+	}
+}
+
+func goScaleRows(y []float32, ldy int, x []float32, ldx, cols int, r []float32) {
+	for i, r := range r {
+		y, x := y[i*ldy:][:cols], x[i*ldx:][:cols]
+		for j, v := range x {
+			y[j] = r * v
+		}
+	}
+}

@@ -151,6 +151,20 @@ func dotRowsAVX2(y *float32, x *float32, w *float32, n int, width int, ld int)
 //go:noescape
 func sumRowsAVX2(y *float32, p *float32, w *float32, n int, width int, ld int)
 
+// copyRowsAVX2 is
+//
+//	for i := range n { for j := range width { y[i*ldy+j] = x[i*ldx+j] } }
+//
+//go:noescape
+func copyRowsAVX2(y *float32, x *float32, ldy int, ldx int, n int, width int)
+
+// scaleRowsAVX2 is
+//
+//	for i := range n { for j := range width { y[i*ldy+j] = r[i] * x[i*ldx+j] } }
+//
+//go:noescape
+func scaleRowsAVX2(y *float32, x *float32, r *float32, ldy int, ldx int, n int, width int)
+
 // expRowsAVX2 is
 //
 //	for i := range rows { x := x[i*ld:][:n+i]; most[i] = scale*max(x); for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) } }
@@ -325,6 +339,20 @@ func dotRowsAVX512(y *float32, x *float32, w *float32, n int, width int, ld int)
 //
 //go:noescape
 func sumRowsAVX512(y *float32, p *float32, w *float32, n int, width int, ld int)
+
+// copyRowsAVX512 is
+//
+//	for i := range n { for j := range width { y[i*ldy+j] = x[i*ldx+j] } }
+//
+//go:noescape
+func copyRowsAVX512(y *float32, x *float32, ldy int, ldx int, n int, width int)
+
+// scaleRowsAVX512 is
+//
+//	for i := range n { for j := range width { y[i*ldy+j] = r[i] * x[i*ldx+j] } }
+//
+//go:noescape
+func scaleRowsAVX512(y *float32, x *float32, r *float32, ldy int, ldx int, n int, width int)
 
 // expRowsAVX512 is
 //

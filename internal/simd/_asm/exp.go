@@ -8,25 +8,33 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// expCode is e^x of a vector.
+// expCode is e^x of vectors.
 type expCode struct {
 	*kernel
-	least, most, log2e, ln2hi, ln2lo Op
-	poly                             []Op // highest degree first
-	bias                             Op   // AVX2
+	least, most, log2e, ln2hi, ln2lo, round Op
+	poly                                    []Op // highest degree first
+	bias                                    Mem  // AVX2
+	small                                   bool // no x is above 89
 }
 
-func (k *kernel) exp() expCode {
+func (k *kernel) exp() expCode { return k.expWith(k.constant) }
+
+// expWide has its constants in memory: with AVX-512, of eight vectors at a time
+// leaves them no registers.
+func (k *kernel) expWide() expCode { return k.expWith(func(v float32) Op { return constantMem(v) }) }
+
+func (k *kernel) expWith(constant func(float32) Op) expCode {
 	e := expCode{
 		kernel: k,
-		least:  k.constant(-104),
-		most:   k.constant(89),
-		log2e:  k.constant(1.44269504088896341),
-		ln2hi:  k.constant(0.693359375),
-		ln2lo:  k.constant(-2.12194440e-4),
+		least:  constant(-104),
+		most:   constant(89),
+		log2e:  constant(1.44269504088896341),
+		ln2hi:  constant(0.693359375),
+		ln2lo:  constant(-2.12194440e-4),
+		round:  constant(3 << 22), // adding and subtracting it rounds to an integer
 	}
 	for _, c := range []float32{0.0013820735, 0.00836867746, 0.0416682661, 0.166665211, 0.49999994, 1} {
-		e.poly = append(e.poly, k.constant(c))
+		e.poly = append(e.poly, constant(c))
 	}
 	if !k.wide() {
 		e.bias = constantMem(math.Float32frombits(127)) // the integer
@@ -34,14 +42,59 @@ func (k *kernel) exp() expCode {
 	return e
 }
 
-// of replaces x by e^x. See Exp for how.
-func (e expCode) of(x VecVirtual) {
-	// NaN stays: MAX and MIN return their last operand, the first here
-	limit := func(op func(...Op), by Op) {
-		if v, ok := by.(VecVirtual); ok {
-			op(x, v, x)
-			return
+// of replaces every x by e^x. See Exp for how. One step after the other for all
+// of them: a step takes as long as a few multiply-adds, and a processor does not
+// look far enough ahead to find as many for itself.
+func (e expCode) of(x ...VecVirtual) {
+	if !e.wide() {
+		for _, x := range x {
+			e.narrow(x)
 		}
+		return
+	}
+	n, p := make([]VecVirtual, len(x)), make([]VecVirtual, len(x))
+	each := func(f func(i int)) {
+		for i := range x {
+			f(i)
+		}
+	}
+	register := func(c Op) VecVirtual {
+		if m, ok := c.(Mem); ok {
+			v := e.vec()
+			VBROADCASTSS(m, v)
+			return v
+		}
+		return c.(VecVirtual)
+	}
+	fma := func(op, broadcast func(...Op), c Op, y, z VecVirtual) {
+		if _, ok := c.(Mem); ok {
+			op = broadcast
+		}
+		op(c, y, z)
+	}
+	// NaN stays: MAX and MIN return their last operand, the first here
+	least := register(e.least)
+	each(func(i int) { VMAXPS(x[i], least, x[i]) })
+	if !e.small {
+		most := register(e.most)
+		each(func(i int) { VMINPS(x[i], most, x[i]) })
+	}
+	log2e, round := register(e.log2e), register(e.round)
+	each(func(i int) { n[i] = e.vec(); VMOVAPS(log2e, n[i]); VFMADD213PS(round, x[i], n[i]) })
+	each(func(i int) { VSUBPS(round, n[i], n[i]) })
+	each(func(i int) { fma(VFNMADD231PS, VFNMADD231PS_BCST, e.ln2hi, n[i], x[i]) })
+	each(func(i int) { fma(VFNMADD231PS, VFNMADD231PS_BCST, e.ln2lo, n[i], x[i]) })
+	first := register(e.poly[0])
+	each(func(i int) { p[i] = e.vec(); VMOVAPS(first, p[i]) })
+	for _, c := range append(e.poly[1:len(e.poly):len(e.poly)], e.poly[len(e.poly)-1]) { // 1 twice
+		each(func(i int) { fma(VFMADD213PS, VFMADD213PS_BCST, c, x[i], p[i]) })
+	}
+	each(func(i int) { VSCALEFPS(n[i], p[i], x[i]) })
+}
+
+// narrow is of in AVX2.
+func (e expCode) narrow(x VecVirtual) {
+	limit := func(op func(...Op), by Op) {
 		v := e.vec()
 		VMOVUPS(by, v)
 		op(x, v, x)
@@ -50,11 +103,7 @@ func (e expCode) of(x VecVirtual) {
 	limit(VMINPS, e.most)
 	n := e.vec()
 	VMULPS(e.log2e, x, n)
-	if e.wide() {
-		VRNDSCALEPS(Imm(0), n, n)
-	} else {
-		VROUNDPS(Imm(0), n, n)
-	}
+	VROUNDPS(Imm(0), n, n)
 	VFNMADD231PS(e.ln2hi, n, x)
 	VFNMADD231PS(e.ln2lo, n, x)
 	p := e.vec()
@@ -63,10 +112,6 @@ func (e expCode) of(x VecVirtual) {
 		VFMADD213PS(c, x, p)
 	}
 	VFMADD213PS(e.poly[len(e.poly)-1], x, p) // 1 again
-	if e.wide() {
-		VSCALEFPS(n, p, x)
-		return
-	}
 	// 2^n in two factors: n reaches 128 and -150, beyond one float32's exponent
 	VCVTPS2DQ(n, n)
 	h := e.vec()
@@ -82,6 +127,11 @@ func (e expCode) of(x VecVirtual) {
 
 // sumInFours adds vectors to a wideSum, four at a time.
 func sumInFours(sum wideSum, v []VecVirtual) {
+	if len(v) > 4 {
+		sumInFours(sum, v[:4])
+		sumInFours(sum, v[4:])
+		return
+	}
 	for len(v) > 1 {
 		for i := range v[:len(v)/2] {
 			VADDPS(v[i+len(v)/2], v[i], v[i])
@@ -93,13 +143,19 @@ func sumInFours(sum wideSum, v []VecVirtual) {
 
 // scaled replaces n elements x by y = e^(x·scale − m), and adds them to sum.
 func (e expCode) scaled(y, x, n Register, scale, m VecVirtual, sum wideSum) {
-	e.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
-		var v []VecVirtual
+	many := 4
+	if e.wide() {
+		many = 8
+	}
+	e.walk(n, many, func(at func(Register, int) Mem, count int, masked bool) {
+		v := make([]VecVirtual, count)
 		for i := range count {
-			v = append(v, e.load(at(x, i), masked))
-			VFMSUB213PS(m, scale, v[i])
-			e.of(v[i])
+			v[i] = e.load(at(x, i), masked)
 		}
+		for i := range count {
+			VFMSUB213PS(m, scale, v[i])
+		}
+		e.of(v...)
 		for i := range count {
 			e.store(v[i], at(y, i), masked)
 			e.clip(v[i], masked)
@@ -116,7 +172,7 @@ func exp(s isa) {
 		y, x, n := pointer("y"), pointer("x"), pointer("n")
 		scale, m := k.argument("scale"), k.argument("m")
 		sum := k.wideSum()
-		k.exp().scaled(y, x, n, scale, m, sum)
+		k.expWide().scaled(y, x, n, scale, m, sum)
 		sum.ret()
 	}
 	{
@@ -131,7 +187,9 @@ func exp(s isa) {
 				prefetch(PREFETCHT0, at, x, i, 16384)
 				v = append(v, k.load(at(x, i), masked))
 				VSUBPS(m, v[i], v[i])
-				e.of(v[i])
+			}
+			e.of(v...)
+			for i := range count {
 				k.clip(v[i], masked)
 			}
 			sumInFours(sum, v)
@@ -150,7 +208,9 @@ func exp(s isa) {
 				prefetch(PREFETCHT0, at, x, i, 2048)
 				v = append(v, k.load(at(x, i), masked))
 				VSUBPS(m, v[i], v[i])
-				e.of(v[i])
+			}
+			e.of(v...)
+			for i := range count {
 				VMULPS(a, v[i], v[i])
 			}
 			for i := range count {

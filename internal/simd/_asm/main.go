@@ -16,6 +16,7 @@ func main() {
 		swiglu(s)
 		rope(s)
 		rows(s)
+		copies(s)
 		softmax(s)
 		adam(s)
 	}

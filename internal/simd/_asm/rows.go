@@ -165,6 +165,62 @@ func rows(s isa) {
 	}
 }
 
+// copies writes the kernels that move rows from one matrix to another.
+func copies(s isa) {
+	for _, scaled := range []bool{false, true} {
+		name, signature, doc := "copyRows", "func(y, x *float32, ldy, ldx, n, width int)",
+			"for i := range n { for j := range width { y[i*ldy+j] = x[i*ldx+j] } }"
+		if scaled {
+			name, signature, doc = "scaleRows", "func(y, x, r *float32, ldy, ldx, n, width int)",
+				"for i := range n { for j := range width { y[i*ldy+j] = r[i] * x[i*ldx+j] } }"
+		}
+		k := function(s, name, signature, doc)
+		y, x, ldy, ldx, n, width := pointer("y"), pointer("x"), pointer("ldy"), pointer("ldx"), pointer("n"), pointer("width")
+		var r Register
+		if scaled {
+			r = pointer("r")
+		}
+		SHLQ(Imm(2), ldy)
+		SHLQ(Imm(2), ldx)
+		rest, offset := GP64(), GP64()
+		MOVQ(width, rest)
+		ANDQ(Imm(uint64(k.lanes-1)), rest)
+		k.maskOf(rest)
+		SUBQ(rest, width)
+		SHLQ(Imm(2), width) // bytes in whole vectors
+		by := k.vec()
+		move := func(masked bool) {
+			v := k.load(Mem{Base: x, Index: offset, Scale: 1}, masked)
+			if scaled {
+				VMULPS(by, v, v)
+			}
+			k.store(v, Mem{Base: y, Index: offset, Scale: 1}, masked)
+		}
+		Label("row")
+		if scaled {
+			VBROADCASTSS(Mem{Base: r}, by)
+			ADDQ(Imm(4), r)
+		}
+		XORQ(offset, offset)
+		Label("vector")
+		CMPQ(offset, width)
+		JGE(LabelRef("rest"))
+		move(false)
+		ADDQ(Imm(uint64(4*k.lanes)), offset)
+		JMP(LabelRef("vector"))
+		Label("rest")
+		TESTQ(rest, rest)
+		JZ(LabelRef("next"))
+		move(true)
+		Label("next")
+		ADDQ(ldy, y)
+		ADDQ(ldx, x)
+		DECQ(n)
+		JNZ(LabelRef("row"))
+		end()
+	}
+}
+
 // sum4 returns the sums of the lanes of four vectors, which it overwrites.
 func (k *kernel) sum4(v []VecVirtual) Register {
 	if k.wide() {

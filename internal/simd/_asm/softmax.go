@@ -35,7 +35,8 @@ func softmax(s isa) {
 		most, total := pointer("most"), pointer("sum")
 		scale := k.argument("scale")
 		SHLQ(Imm(2), ld)
-		e := k.exp()
+		e := k.expWide()
+		e.small = true
 		eachRow(k, rows, n, func(left func() Register) {
 			k.loop = "max"
 			m := k.maxOf(x, left())
@@ -60,7 +61,7 @@ func softmax(s isa) {
 		p, dp, ld, rows, n, lse := pointer("p"), pointer("dp"), pointer("ld"), pointer("rows"), pointer("n"), pointer("lse")
 		scale := k.argument("scale")
 		SHLQ(Imm(2), ld)
-		e := k.exp()
+		e := k.expWide()
 		eachRow(k, rows, n, func(left func() Register) {
 			m := k.vec()
 			VBROADCASTSS(Mem{Base: lse}, m)

@@ -185,8 +185,8 @@ func (k *kernel) maskOf(n Register) {
 	VMOVDQU(Mem{Base: at}, k.mask)
 }
 
-// walk calls body to write the code for count vectors at a time: many, then
-// one, then one of which only the lanes of the mask are there. at gives the
+// walk calls body to write the code for count vectors at a time: many (of 8
+// then 4), then one, then one of which only the lanes of the mask are there. at gives the
 // memory of the i-th of these vectors behind a pointer. n is used up.
 func (k *kernel) walk(n Register, many int, body func(at func(p Register, i int) Mem, count int, masked bool)) {
 	offset := GP64() // bytes
@@ -194,10 +194,11 @@ func (k *kernel) walk(n Register, many int, body func(at func(p Register, i int)
 	at := func(p Register, i int) Mem {
 		return Mem{Base: p, Index: offset, Scale: 1, Disp: 4 * k.lanes * i}
 	}
-	for _, count := range []int{many, 1} {
-		if count == 1 && many == 1 && count != many {
-			continue
-		}
+	counts := []int{many, 1}
+	if many == 8 {
+		counts = []int{8, 4, 1}
+	}
+	for _, count := range counts {
 		label := fmt.Sprintf("%sby%d", k.loop, count)
 		Label(label)
 		CMPQ(n, I32(int32(count*k.lanes)))

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// small writes the kernel of Panels: tiles of rows by up to four vectors, all
+// rows of A in one call.
+func small() {
+	const rows, most = 6, 4
+	v := avx512
+	name := fmt.Sprintf("small%s_%dx%d", v.name, rows, most*v.lanes)
+	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)")
+	Pragma("noescape")
+	Doc(name+" multiplies rows of A with columns of B:", "",
+		"\tfor i := range rows { // ≥ 1",
+		fmt.Sprintf("\t\tfor j := range cols { // 1 to %d", most*v.lanes),
+		"\t\t\tvar sum float32",
+		"\t\t\tfor l := range k {",
+		"\t\t\t\tsum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)",
+		"\t\t\t}",
+		"\t\t\tif add {",
+		"\t\t\t\tsum += c[i*ldc+j]",
+		"\t\t\t}",
+		"\t\t\tc[i*ldc+j] = sum",
+		"\t\t}",
+		"\t}", "",
+		"It reads whole vectors of b. For every six rows or fewer it fetches some rows",
+		"of next, a Fetch.")
+	const perBase = 3
+	const fetchAt, fetchStride, fetchRows, fetchEach = 0, 8, 16, 24 // the fields of a Fetch
+	var (
+		ldc, lda, ka, ldb = R8, R9, R10, R11
+		c, a, left        = RDI, RSI, R13
+		c3, a0, a3        = R14, RAX, RBX
+		b, count          = RDX, RCX
+		k                 = R12
+		ai                = v.reg[28:]
+	)
+	Load(Param("c"), c)
+	Load(Param("a"), a)
+	loadBytes("ldc", ldc)
+	loadBytes("lda", lda)
+	loadBytes("ka", ka)
+	loadBytes("ldb", ldb)
+	Load(Param("k"), k)
+	Load(Param("rows"), left)
+	// K1 is the lanes of the last vector.
+	Load(Param("cols"), RCX)
+	LEAQ(Mem{Base: RCX, Disp: -1}, RDX)
+	ANDQ(Imm(15), RDX)
+	INCQ(RDX)
+	MOVQ(I32(-1), RAX)
+	BZHIQ(RDX, RAX, RAX)
+	KMOVW(EAX, K1)
+	for vecs := 1; vecs < most; vecs++ {
+		CMPQ(RCX, U8(vecs*v.lanes))
+		JLE(LabelRef(fmt.Sprintf("by%d", vecs)))
+	}
+	for vecs := most; vecs > 0; vecs-- {
+		next := func(last int) { // the rows that are left, last at a time before
+			for r := last; r > 0; r-- {
+				CMPQ(left, U8(r))
+				if r == rows {
+					JGE(LabelRef(fmt.Sprintf("rows%dx%d", r, vecs)))
+				} else {
+					JEQ(LabelRef(fmt.Sprintf("rows%dx%d", r, vecs)))
+				}
+			}
+			JMP(LabelRef("done"))
+		}
+		Label(fmt.Sprintf("by%d", vecs))
+		next(rows)
+		for r := rows; r > 0; r-- {
+			l := func(s string) string { return fmt.Sprintf("%s%dx%d", s, r, vecs) }
+			ref := func(s string) LabelRef { return LabelRef(l(s)) }
+			acc := func(i, j int) Register { return v.reg[most*i+j] }
+			row := func(lo, hi Register, ld Register, i, j int) Mem {
+				m := Mem{Base: lo, Disp: j * v.bytes()}
+				if i >= perBase {
+					m.Base = hi
+				}
+				if i %= perBase; i > 0 {
+					m.Index, m.Scale = ld, uint8(i)
+				}
+				return m
+			}
+			Label(l("rows"))
+			for i := range r {
+				for j := range vecs {
+					VPXORD(acc(i, j), acc(i, j), acc(i, j))
+				}
+			}
+			Load(Param("next"), R15)
+			MOVQ(at(R15, fetchRows), RAX)
+			TESTQ(RAX, RAX)
+			JZ(ref("fetched"))
+			MOVQ(at(R15, fetchEach), RCX)
+			CMPQ(RCX, RAX)
+			CMOVQGT(RAX, RCX)
+			SUBQ(RCX, RAX)
+			MOVQ(RAX, at(R15, fetchRows))
+			MOVQ(at(R15, fetchAt), RDX)
+			Label(l("fetch"))
+			for line := range 4 {
+				PREFETCHT1(at(RDX, 64*line))
+			}
+			ADDQ(at(R15, fetchStride), RDX)
+			DECQ(RCX)
+			JNZ(ref("fetch"))
+			MOVQ(RDX, at(R15, fetchAt))
+			Label(l("fetched"))
+			MOVQ(a, a0)
+			LEAQ(Mem{Base: a, Index: lda, Scale: 2}, a3)
+			ADDQ(lda, a3)
+			Load(Param("b"), b)
+			step := func() {
+				for j := range vecs {
+					VMOVUPS(at(b, j*v.bytes()), v.reg[24+j])
+				}
+				for i := range r {
+					x := ai[i%len(ai)]
+					VBROADCASTSS(row(a0, a3, lda, i, 0), x)
+					for j := range vecs {
+						VFMADD231PS(v.reg[24+j], x, acc(i, j))
+					}
+				}
+				ADDQ(ka, a0)
+				if r > perBase {
+					ADDQ(ka, a3)
+				}
+				ADDQ(ldb, b)
+			}
+			MOVQ(k, count)
+			SHRQ(Imm(1), count)
+			JCC(ref("even"))
+			step()
+			Label(l("even"))
+			TESTQ(count, count)
+			JZ(ref("summed"))
+			Label(l("k"))
+			step()
+			step()
+			DECQ(count)
+			JNZ(ref("k"))
+			Label(l("summed"))
+			LEAQ(Mem{Base: c, Index: ldc, Scale: 2}, c3)
+			ADDQ(ldc, c3)
+			CMPB(param("add"), Imm(0))
+			JEQ(ref("store"))
+			for i := range r {
+				for j := range vecs {
+					m := row(c, c3, ldc, i, j)
+					if j == vecs-1 {
+						VADDPS(m, acc(i, j), K1, acc(i, j))
+					} else {
+						VADDPS(m, acc(i, j), acc(i, j))
+					}
+				}
+			}
+			Label(l("store"))
+			for i := range r {
+				for j := range vecs {
+					m := row(c, c3, ldc, i, j)
+					if j == vecs-1 {
+						VMOVUPS(acc(i, j), K1, m)
+					} else {
+						VMOVUPS(acc(i, j), m)
+					}
+				}
+			}
+			if r < rows {
+				JMP(LabelRef("done"))
+				continue
+			}
+			LEAQ(Mem{Base: c3, Index: ldc, Scale: 2}, c)
+			ADDQ(ldc, c)
+			LEAQ(Mem{Base: a, Index: lda, Scale: 2}, a)
+			LEAQ(Mem{Base: a, Index: lda, Scale: 4}, a)
+			SUBQ(Imm(rows), left)
+			next(rows)
+		}
+	}
+	Label("done")
+	VZEROUPPER()
+	RET()
+}
