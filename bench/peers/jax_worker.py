@@ -8,6 +8,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
+import numpy
 
 import worker
 
@@ -21,9 +22,20 @@ def rope(x, cos, sin):
     return jnp.stack((a * cos - b * sin, a * sin + b * cos), -1).reshape(x.shape)
 
 
+def load(params, tensors):
+    """Fills params with the weights of worker.weights."""
+    arrays = {name: numpy.frombuffer(numbers, numpy.float32).reshape(shape) for name, (shape, numbers) in tensors.items()}
+    arrays["wqkv"] = numpy.concatenate([arrays["wq"], arrays["wk"], arrays["wv"]], 1)
+    arrays["w13"] = numpy.concatenate([arrays["w1"], arrays["w3"]], 1)
+    for some in (params, params["layers"]):
+        some.update({name: jnp.array(arrays[name]) for name in some if name != "layers"})
+
+
 def prepare(r):
-    if r["do"] != "step":
+    if r["do"] not in ("step", "check"):
         raise ValueError("only training steps")
+    if r["threads"] != THREADS:
+        raise ValueError(f"this process has {THREADS} threads: XLA takes them at its start")
     c, B, T = r["config"], r["B"], r["T"]
     C, H, V, HD, NH, NKV = c["Dim"], c["HiddenDim"], c["VocabSize"], c["HeadDim"], c["NHeads"], c["NKVHeads"]
     Q, KV, eps, L = NH * HD, NKV * HD, c["NormEps"], c["NLayers"]
@@ -40,6 +52,8 @@ def prepare(r):
     params = {"embedding": weight(V, C), "layers": layers, "norm": jnp.ones(C)}
     if not c["Tied"]:
         params["classifier"] = weight(V, C)
+    if "path" in r:
+        load(params, worker.weights(r["path"]))
     angle = jnp.arange(T)[:, None] * c["RopeTheta"] ** (-jnp.arange(0, HD, 2) / HD)
     cos, sin = jnp.cos(angle)[None, :, None, :], jnp.sin(angle)[None, :, None, :]
 
@@ -62,8 +76,11 @@ def prepare(r):
     matrices = {"embedding": 0.1, "layers": {n: 0.1 if n.startswith("w") else 0.0 for n in layers}, "norm": 0.0, "classifier": 0.1}
     decay = {n: matrices[n] for n in params}
 
+    rate = r.get("rate", 1e-6)
+
     def step(clip, p, m, v, t, tokens, targets):
-        g = jax.grad(loss)(p, tokens, targets)
+        l, g = jax.value_and_grad(loss)(p, tokens, targets)
+        norm = 0
         if clip:
             norm = jnp.sqrt(sum(jnp.sum(x * x) for x in jax.tree_util.tree_leaves(g)))
             g = jax.tree_util.tree_map(lambda x: x * jnp.minimum(1, 1 / norm), g)
@@ -71,24 +88,25 @@ def prepare(r):
         m = tree(lambda m, g: 0.9 * m + 0.1 * g, m, g)
         v = tree(lambda v, g: 0.95 * v + 0.05 * g * g, v, g)
         t = t + 1
-        p = tree(lambda p, m, v, d: p - 1e-6 * (d * p + m / (1 - 0.9**t) / (jnp.sqrt(v / (1 - 0.95**t)) + 1e-8)), p, m, v, decay)
-        return p, m, v, t
+        p = tree(lambda p, m, v, d: p - rate * (d * p + m / (1 - 0.9**t) / (jnp.sqrt(v / (1 - 0.95**t)) + 1e-8)), p, m, v, decay)
+        return (p, m, v, t), l, norm
 
     compiled = jax.jit(step, static_argnums=0, donate_argnums=(1, 2, 3))
     zeros = lambda: jax.tree_util.tree_map(jnp.zeros_like, params)
     state = [params, zeros(), zeros(), jnp.float32(0)]
     tokens = jax.random.randint(next(keys), (B, T), 0, V)
+    if "tokens" in r:
+        tokens = jnp.array(r["tokens"], jnp.int32).reshape(B, T)
     targets = jnp.roll(tokens, -1, 1)
 
     def run(r):
-        if r["threads"] != THREADS:
-            raise ValueError(f"this process has {THREADS} threads: XLA takes them at its start")
-        state[:] = compiled(r["clip"], *state, tokens, targets)
+        state[:], l, norm = compiled(r["clip"], *state, tokens, targets)
         jax.block_until_ready(state)
+        return float(l), float(norm)
 
     return run
 
 
 # XLA has as many threads as the process may use cores.
 THREADS = len(os.sched_getaffinity(0))
-worker.serve(lambda: {"version": f"{jax.__version__}, {THREADS} threads"}, prepare)
+worker.serve(lambda: {"version": jax.__version__}, prepare)

@@ -95,28 +95,47 @@ def set_threads(n):
         lib.openblas_set_num_threads(n)
 
 
+def load(model, tensors):
+    """Fills the model with the weights of worker.weights."""
+    layered = {"wqkv": ("wq", "wk", "wv"), "w13": ("w1", "w3")}
+    for name, p in model.named_parameters():
+        *layer, name = name.split(".")
+        parts = [torch.frombuffer(numbers, dtype=torch.float32).view(shape)
+                 for shape, numbers in (tensors[n] for n in layered.get(name, (name,)))]
+        p.data.copy_(torch.cat([t[int(layer[1])] for t in parts] if layer else parts))
+
+
 def prepare(r):
     if r["do"] == "product":
         return product(r)
+    set_threads(r["threads"])  # what is compiled is for so many
     torch.manual_seed(1)
     c = r["config"]
     model = Llama(c, r["T"])
+    if "path" in r:
+        load(model, worker.weights(r["path"]))
     decayed = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
     how = {"fused": True} if FUSED else {"foreach": True}
     adamw = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-                              lr=1e-6, betas=(0.9, 0.95), eps=1e-8, **how)
-    loss = torch.compile(model.loss) if COMPILE else model.loss
+                              lr=r.get("rate", 1e-6), betas=(0.9, 0.95), eps=1e-8, **how)
+    compute = model.loss
+    if COMPILE:
+        torch._dynamo.reset()  # it gives up behind some models
+        compute = torch.compile(model.loss, fullgraph=True, dynamic=False)
     tokens = torch.randint(c["VocabSize"], (r["B"], r["T"]))
+    if "tokens" in r:
+        tokens = torch.tensor(r["tokens"]).view(r["B"], r["T"])
     targets = tokens.roll(-1, 1)
 
     def step(r):
-        set_threads(r["threads"])
         adamw.zero_grad(set_to_none=True)
-        loss(tokens, targets).backward()
+        loss, norm = compute(tokens, targets), 0
+        loss.backward()
         if r["clip"]:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
+        return float(loss.detach()), float(norm)
 
     return step
 
@@ -150,5 +169,5 @@ def hello():
 
 
 torch.rand(64, 64) @ torch.rand(64, 64)  # loads what it multiplies with
-OPENBLAS += [ctypes.CDLL(path) for path in worker.libraries("openblas")]
+OPENBLAS += [lib for lib in map(ctypes.CDLL, worker.libraries("openblas")) if hasattr(lib, "openblas_set_num_threads")]  # not NumPy's own
 worker.serve(hello, prepare)

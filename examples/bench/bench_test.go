@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"image/png"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,9 +17,13 @@ import (
 
 	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/examples/internal/cli"
+	"github.com/chainrule-go/chainrule/examples/internal/cli/clitest"
+	"github.com/chainrule-go/chainrule/internal/isa"
 )
 
 func init() { streamBytes, patience = 8<<20, time.Second }
+
+func TestMain(m *testing.M) { clitest.Main(m, main) }
 
 func bench(t *testing.T, args ...string) string {
 	t.Helper()
@@ -179,6 +184,21 @@ func TestMistakesAreRefused(t *testing.T) {
 	require.Contains(t, out.String(), "stories110M")
 }
 
+// Whatever the environment says, -isa is what runs.
+func TestTheInstructionSetIsTheOneGiven(t *testing.T) {
+	for _, set := range isa.Available {
+		cmd := clitest.Command("-isa", set.String(), "-model", "tiny", "-T", "16", "-seconds", "0.01", "-limit", "10s", "-json")
+		cmd.Env = append(cmd.Env, "CHAINRULE_ISA="+isa.Best.String())
+		late := time.AfterFunc(5*time.Minute, func() { cmd.Process.Kill() })
+		text, err := cmd.Output()
+		late.Stop()
+		require.NoError(t, err, set)
+		var got struct{ Machine machine }
+		require.NoError(t, json.Unmarshal(text, &got), set)
+		require.Equal(t, set.String(), got.Machine.ISA)
+	}
+}
+
 func TestTooLargeIsSaidBeforeItIsTried(t *testing.T) {
 	var out bytes.Buffer
 	err := run(t.Context(), []string{"-model", "Qwen3-0.6B", "-B", "20000", "-T", "2048"}, nil, &out)
@@ -215,6 +235,8 @@ func TestServeAnswersEachLine(t *testing.T) {
 		`{"do":"step","model":"tiny","B":1,"T":16,"threads":1,"clip":true}`, `{"do":"step","model":"none","B":1,"T":16}`,
 		`{"do":"product","product":"dW","rows":8,"in":16,"out":24,"threads":1}`, `{"do":"product","product":"dW"}`,
 		`{"do":"generate","model":"tiny","T":8,"threads":1}`, `{"do":"save","model":"tiny","path":"` + path + `"}`,
+		`{"do":"check","model":"tiny","B":2,"T":3,"tokens":[1,2,3,4,5,6],"steps":3,"rate":0.01,"clip":true}`,
+		`{"do":"check","model":"tiny","B":2,"T":3,"tokens":[1,2,3],"steps":3}`,
 	}
 	var out bytes.Buffer
 	require.NoError(t, run(t.Context(), []string{"-serve"}, strings.NewReader(strings.Join(requests, "\n")), &out))
@@ -223,10 +245,16 @@ func TestServeAnswersEachLine(t *testing.T) {
 	for i, line := range lines {
 		var a answer
 		require.NoError(t, json.Unmarshal([]byte(line), &a), line)
-		wrong := i == 2 || i == 3 || i == 5 || i == 7
+		wrong := i == 2 || i == 3 || i == 5 || i == 7 || i == 11
 		require.Equal(t, wrong, a.Error != "", "%s: %s", requests[i], line)
 		if i == 4 || i == 6 || i == 8 {
 			require.NotEmpty(t, a.Seconds)
+		}
+		if i == 10 {
+			require.Len(t, a.Steps, 3)
+			require.InDelta(t, math.Log(512), a.Steps[0][0], 0.2)
+			require.Less(t, a.Steps[2][0], a.Steps[0][0])
+			require.Positive(t, a.Steps[0][1])
 		}
 	}
 	require.FileExists(t, path)

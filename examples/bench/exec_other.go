@@ -14,7 +14,7 @@ func again(isa string) error {
 		return err
 	}
 	cmd := exec.Command(path, os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "CHAINRULE_ISA="+isa)
+	cmd.Env = capped(isa)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err = cmd.Run()
 	if exit, ok := err.(*exec.ExitError); ok {

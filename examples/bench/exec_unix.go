@@ -13,5 +13,5 @@ func again(isa string) error {
 	if err != nil {
 		return err
 	}
-	return syscall.Exec(path, os.Args, append(os.Environ(), "CHAINRULE_ISA="+isa))
+	return syscall.Exec(path, os.Args, capped(isa))
 }

@@ -32,6 +32,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"time"
 
@@ -203,6 +204,14 @@ func checkISA(name string) error {
 		have += " " + s.String()
 	}
 	return cli.Usagef("-isa is %q, but this program has here:%s", name, have)
+}
+
+// capped is the environment with a cap on the kernels. Of two caps the first
+// one would count.
+func capped(isa string) []string {
+	const name = "CHAINRULE_ISA="
+	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, name) })
+	return append(env, name+isa)
 }
 
 // progress shows what is going on, on one line of a terminal, until the next.

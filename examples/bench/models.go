@@ -120,6 +120,7 @@ type training struct {
 	tokens, targets []int32
 	adam            chainrule.Adam // with ZeroGrad, for the gradient is 0 when it is made
 	clip            bool
+	loss, norm      float64 // of the last step; norm if it clips
 }
 
 // trainingBytes returns the memory of newTraining: weights, gradient, two
@@ -162,7 +163,8 @@ func (t *training) step() error {
 	if !t.adam.ZeroGrad {
 		chainrule.ZeroGrad(t.g)
 	}
-	if _, err := chainrule.Forward(t.m, t.ws, t.tokens, t.targets); err != nil {
+	var err error
+	if t.loss, err = chainrule.Forward(t.m, t.ws, t.tokens, t.targets); err != nil {
 		return err
 	}
 	if err := chainrule.Backward(t.m, t.ws, t.g); err != nil {
@@ -177,4 +179,4 @@ func (t *training) step() error {
 }
 
 // clipBy makes the next AdamStep scale the gradient to a norm of at most 1.
-func (t *training) clipBy(norm float64) { t.adam.GradScale = min(1, 1/norm) }
+func (t *training) clipBy(norm float64) { t.norm, t.adam.GradScale = norm, min(1, 1/norm) }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/chainrule-go/chainrule"
@@ -21,7 +22,7 @@ import (
 // request is what bench/peers/run asks this program and its peers for: one
 // JSON object a line, each answered by one line.
 type request struct {
-	Do      string `json:"do"` // hello, probe, read, step, product, generate or save
+	Do      string `json:"do"` // hello, probe, read, step, check, product, generate or save
 	Model   string `json:"model"`
 	Untied  bool   `json:"untied"`
 	B       int    `json:"B"`
@@ -36,17 +37,23 @@ type request struct {
 	// Seconds is how long to run again and again; once at least.
 	Seconds float64 `json:"seconds"`
 	Path    string  `json:"path"`
+	// What check trains on, [B,T], each token's target being the next one of its
+	// row, or the first one; how many steps; and the learning rate.
+	Tokens []int32 `json:"tokens"`
+	Steps  int     `json:"steps"`
+	Rate   float64 `json:"rate"`
 }
 
 type answer struct {
-	Error    string    `json:"error,omitempty"`
-	Seconds  []float64 `json:"seconds,omitempty"`
-	FMA      float64   `json:"fma,omitempty"`
-	Read     float64   `json:"read,omitempty"`
-	Update   float64   `json:"update,omitempty"`
-	Machine  *machine  `json:"machine,omitempty"`
-	Resident int64     `json:"resident,omitempty"`
-	Config   any       `json:"config,omitempty"`
+	Error    string       `json:"error,omitempty"`
+	Seconds  []float64    `json:"seconds,omitempty"`
+	Steps    [][2]float64 `json:"steps,omitempty"` // loss and norm of the gradient
+	FMA      float64      `json:"fma,omitempty"`
+	Read     float64      `json:"read,omitempty"`
+	Update   float64      `json:"update,omitempty"`
+	Machine  *machine     `json:"machine,omitempty"`
+	Resident int64        `json:"resident,omitempty"`
+	Config   any          `json:"config,omitempty"`
 }
 
 // server keeps what the last request used, because the next one mostly asks for
@@ -127,9 +134,12 @@ func (s *server) answer(r request) (a answer, err error) {
 		}
 		m.Init(1)
 		return a, checkpoint.SaveLlama2c(r.Path, m, 0)
+	case "check":
+		a.Steps, err = check(r)
+		return a, err
 	case "step", "product", "generate":
 	default:
-		return a, fmt.Errorf("%q is not hello, probe, read, step, product, generate or save", r.Do)
+		return a, fmt.Errorf("%q is not hello, probe, read, step, check, product, generate or save", r.Do)
 	}
 	key := fmt.Sprint(r.Do, r.Model, r.Untied, r.B, r.T, r.Product, r.Rows, r.In, r.Out, r.Rotate)
 	if key != s.key {
@@ -159,6 +169,35 @@ func (s *server) answer(r request) (a answer, err error) {
 	}
 	a.Resident = peakResident()
 	return a, nil
+}
+
+// check returns the losses and the norms of the gradients of some steps from
+// the weights that save writes: what a peer is held to.
+func check(r request) (steps [][2]float64, err error) {
+	c, err := shape(r.Model, r.Untied, r.T)
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTraining(c, r.B, r.T)
+	if err != nil {
+		return nil, err
+	}
+	defer t.be.Close()
+	if len(r.Tokens) != r.B*r.T {
+		return nil, fmt.Errorf("%d tokens, want B·T = %d", len(r.Tokens), r.B*r.T)
+	}
+	t.tokens, t.adam.LR, t.clip = r.Tokens, r.Rate, r.Clip
+	t.targets = t.targets[:0]
+	for row := range slices.Chunk(t.tokens, r.T) {
+		t.targets = append(append(t.targets, row[1:]...), row[0])
+	}
+	for range r.Steps {
+		if err := t.step(); err != nil {
+			return nil, err
+		}
+		steps = append(steps, [2]float64{t.loss, t.norm})
+	}
+	return steps, nil
 }
 
 // prepare makes s.run do what r asks for.
