@@ -82,7 +82,7 @@ func TestOpsAddUpToTheWork(t *testing.T) {
 		}
 		w := stepWork(c, 2, 16)
 		require.InEpsilon(t, w.flop(), flop, 1e-12, s.name)
-		require.Equal(t, w.Update, update)
+		require.Equal(t, w.Update/28*32, update) // the ops clear the gradient, which the roofline leaves out
 	}
 	// The figures that PyTorch users know: 6 FLOP a weight and token.
 	c, err := shape("stories110M", true, 256)

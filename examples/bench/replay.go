@@ -178,7 +178,11 @@ func (t *training) replay(B, T int, losses []float32) []op {
 	call("embedding", C, 12, func() { ops.EmbeddingBackward(g.TokenEmbedding, dx, t.tokens, n, C) })
 
 	whole("GradNorm", 4, true, func() { t.clipBy(chainrule.GradNorm(g)) })
-	whole("AdamStep", 28, false, func() {
+	moved := 28.0
+	if t.adam.ZeroGrad {
+		moved = 32 // the gradient is written, too
+	}
+	whole("AdamStep", moved, false, func() {
 		chainrule.AdamStep(m, g, t.state, t.adam)
 		for _, w := range matrices {
 			w.Gen++
