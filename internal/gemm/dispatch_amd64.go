@@ -11,6 +11,7 @@ var kernels = map[isa.Set]*kernel{
 		fma:   fmaAVX2, fmas: 12 * 8,
 		copy: copyAVX2, transpose: transposeAVX2, lanes: 8,
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
+		rank:      rankAVX2,
 		thin:      []thinTile{{6, 8, 2, thinAVX2_6x8}, {6, 16, 1, thinAVX2_6x16}},
 		thinLeast: 3, thinMost: 64,
 	},
@@ -20,6 +21,7 @@ var kernels = map[isa.Set]*kernel{
 		fma:   fmaAVX512, fmas: 24 * 16,
 		copy: copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
+		rank: rankAVX512,
 		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.
 		thin: []thinTile{{6, 8, 2, thinAVX2_6x8}, {8, 16, 2, thinAVX512_8x16},
 			{14, 32, 1, thinAVX512_14x32}, {8, 48, 1, thinAVX512_8x48}},

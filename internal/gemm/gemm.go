@@ -14,7 +14,7 @@
 // accumulate up to kBlock products in one float32, fused, and add such sums in
 // the order of k; below 2·kBlock products there are two sums, because the
 // error of one that only grows is several times √K·2⁻²⁴·Σ|a||b|/4. Fewer than
-// minK products are summed in float64 by the portable code: there are too few
+// minK products are summed in float64: there are too few
 // for their rounding errors to cancel.
 //
 // Without a kernel for the processor, portable.go sums all products in
@@ -53,6 +53,7 @@ const (
 	portable               // in Go, summed in float64
 	dots                   // very few rows of x Wᵀ
 	thin                   // few rows of x Wᵀ
+	rank                   // few products an element, in float64
 )
 
 // operand is A or B: A's lanes are the rows of C, B's are its columns. The
@@ -94,6 +95,9 @@ func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores
 	case m <= few && linear:
 		p.how = dots
 		p.dotGrid(cores)
+	case q != nil && q.rank != nil && k > 0 && k < minK && b.step != 1:
+		p.how = rank
+		p.rankGrid(cores)
 	case q == nil || k < minK:
 		p.how = portable
 		p.portableGrid(cores)
@@ -141,6 +145,8 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 			p.portableTile(mem.portable(), r, r1, c, c1)
 		case dots:
 			p.dot(c, c1)
+		case rank:
+			p.rankTile(&mem.rank, r, r1, c, c1)
 		case thin:
 			p.thinTile(mem.thin(), c, c1)
 		}

@@ -28,6 +28,9 @@ type kernel struct {
 	dotRows int
 	dotMost int // rows up to which that is faster than to pack W
 
+	// rank adds few products to each element, in float64; nil: Go does.
+	rank func(c, b *float32, a *float64, ldc, ldb, k, rows, vecs int, add bool)
+
 	thin                []thinTile // by their columns
 	thinLeast, thinMost int        // rows of x that are faster with them
 }

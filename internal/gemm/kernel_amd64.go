@@ -63,6 +63,24 @@ func copyAVX512(dst *float32, src *float32, lds int, k int, cols int, ldd int, p
 //go:noescape
 func dotAVX512_6x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
+// rankAVX512 multiplies A, [k, rows], with B:
+//
+//	for i := range rows { // 4 or 1
+//		for j := range 16 * vecs {
+//			var s float64
+//			if add {
+//				s = float64(c[i*ldc+j])
+//			}
+//			for l := range k {
+//				s += a[l*rows+i] * float64(b[l*ldb+j])
+//			}
+//			c[i*ldc+j] = float32(s)
+//		}
+//	}
+//
+//go:noescape
+func rankAVX512(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
+
 // thinAVX512_8x16 multiplies groups of 8 rows of W [, k] with xᵀ [k, 16]:
 //
 //	for j := range 8 * groups {
@@ -187,6 +205,24 @@ func copyAVX2(dst *float32, src *float32, lds int, k int, cols int, ldd int, pan
 //
 //go:noescape
 func dotAVX2_2x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
+
+// rankAVX2 multiplies A, [k, rows], with B:
+//
+//	for i := range rows { // 4 or 1
+//		for j := range 8 * vecs {
+//			var s float64
+//			if add {
+//				s = float64(c[i*ldc+j])
+//			}
+//			for l := range k {
+//				s += a[l*rows+i] * float64(b[l*ldb+j])
+//			}
+//			c[i*ldc+j] = float32(s)
+//		}
+//	}
+//
+//go:noescape
+func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
 
 // thinAVX2_6x8 multiplies groups of 6 rows of W [, k] with xᵀ [k, 8]:
 //

@@ -4514,6 +4514,129 @@ done:
 	VZEROUPPER
 	RET
 
+// func rankAVX512(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
+// Requires: AVX, AVX512F
+TEXT ·rankAVX512(SB), NOSPLIT, $0-65
+	MOVQ c+0(FP), DI
+	MOVQ ldc+24(FP), R8
+	SHLQ $0x02, R8
+	LEAQ (R8)(R8*2), R9
+	MOVQ ldb+32(FP), R11
+	SHLQ $0x02, R11
+	MOVQ b+8(FP), R10
+	MOVQ vecs+56(FP), R12
+	MOVQ rows+48(FP), AX
+	CMPQ AX, $0x01
+	JEQ  vec1
+
+vec4:
+	CMPB      add+64(FP), $0x00
+	JEQ       zero4
+	VCVTPS2PD (DI), Z0
+	VCVTPS2PD 32(DI), Z1
+	VCVTPS2PD (DI)(R8*1), Z2
+	VCVTPS2PD 32(DI)(R8*1), Z3
+	VCVTPS2PD (DI)(R8*2), Z4
+	VCVTPS2PD 32(DI)(R8*2), Z5
+	VCVTPS2PD (DI)(R9*1), Z6
+	VCVTPS2PD 32(DI)(R9*1), Z7
+	JMP       begin4
+
+zero4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+begin4:
+	MOVQ R10, SI
+	MOVQ a+16(FP), DX
+	MOVQ k+40(FP), BX
+
+k4:
+	VCVTPS2PD    (SI), Z8
+	VCVTPS2PD    32(SI), Z9
+	VBROADCASTSD (DX), Z10
+	VFMADD231PD  Z8, Z10, Z0
+	VFMADD231PD  Z9, Z10, Z1
+	VBROADCASTSD 8(DX), Z11
+	VFMADD231PD  Z8, Z11, Z2
+	VFMADD231PD  Z9, Z11, Z3
+	VBROADCASTSD 16(DX), Z12
+	VFMADD231PD  Z8, Z12, Z4
+	VFMADD231PD  Z9, Z12, Z5
+	VBROADCASTSD 24(DX), Z13
+	VFMADD231PD  Z8, Z13, Z6
+	VFMADD231PD  Z9, Z13, Z7
+	ADDQ         R11, SI
+	ADDQ         $0x20, DX
+	DECQ         BX
+	JNZ          k4
+	VCVTPD2PS    Z0, Y0
+	VMOVUPS      Y0, (DI)
+	VCVTPD2PS    Z1, Y1
+	VMOVUPS      Y1, 32(DI)
+	VCVTPD2PS    Z2, Y2
+	VMOVUPS      Y2, (DI)(R8*1)
+	VCVTPD2PS    Z3, Y3
+	VMOVUPS      Y3, 32(DI)(R8*1)
+	VCVTPD2PS    Z4, Y4
+	VMOVUPS      Y4, (DI)(R8*2)
+	VCVTPD2PS    Z5, Y5
+	VMOVUPS      Y5, 32(DI)(R8*2)
+	VCVTPD2PS    Z6, Y6
+	VMOVUPS      Y6, (DI)(R9*1)
+	VCVTPD2PS    Z7, Y7
+	VMOVUPS      Y7, 32(DI)(R9*1)
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, R10
+	DECQ         R12
+	JNZ          vec4
+	JMP          done
+
+vec1:
+	CMPB      add+64(FP), $0x00
+	JEQ       zero1
+	VCVTPS2PD (DI), Z0
+	VCVTPS2PD 32(DI), Z1
+	JMP       begin1
+
+zero1:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+begin1:
+	MOVQ R10, SI
+	MOVQ a+16(FP), DX
+	MOVQ k+40(FP), BX
+
+k1:
+	VCVTPS2PD    (SI), Z8
+	VCVTPS2PD    32(SI), Z9
+	VBROADCASTSD (DX), Z10
+	VFMADD231PD  Z8, Z10, Z0
+	VFMADD231PD  Z9, Z10, Z1
+	ADDQ         R11, SI
+	ADDQ         $0x08, DX
+	DECQ         BX
+	JNZ          k1
+	VCVTPD2PS    Z0, Y0
+	VMOVUPS      Y0, (DI)
+	VCVTPD2PS    Z1, Y1
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         $0x40, DI
+	ADDQ         $0x40, R10
+	DECQ         R12
+	JNZ          vec1
+
+done:
+	VZEROUPPER
+	RET
+
 // func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
 // Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·thinAVX512_8x16(SB), NOSPLIT, $16-56
@@ -7884,6 +8007,129 @@ sum2x4:
 	ADDQ         $0x10, BX
 	SUBQ         $0x01, R13
 	JNZ          group2x4
+
+done:
+	VZEROUPPER
+	RET
+
+// func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
+// Requires: AVX, FMA3
+TEXT ·rankAVX2(SB), NOSPLIT, $0-65
+	MOVQ c+0(FP), DI
+	MOVQ ldc+24(FP), R8
+	SHLQ $0x02, R8
+	LEAQ (R8)(R8*2), R9
+	MOVQ ldb+32(FP), R11
+	SHLQ $0x02, R11
+	MOVQ b+8(FP), R10
+	MOVQ vecs+56(FP), R12
+	MOVQ rows+48(FP), AX
+	CMPQ AX, $0x01
+	JEQ  vec1
+
+vec4:
+	CMPB      add+64(FP), $0x00
+	JEQ       zero4
+	VCVTPS2PD (DI), Y0
+	VCVTPS2PD 16(DI), Y1
+	VCVTPS2PD (DI)(R8*1), Y2
+	VCVTPS2PD 16(DI)(R8*1), Y3
+	VCVTPS2PD (DI)(R8*2), Y4
+	VCVTPS2PD 16(DI)(R8*2), Y5
+	VCVTPS2PD (DI)(R9*1), Y6
+	VCVTPS2PD 16(DI)(R9*1), Y7
+	JMP       begin4
+
+zero4:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+begin4:
+	MOVQ R10, SI
+	MOVQ a+16(FP), DX
+	MOVQ k+40(FP), BX
+
+k4:
+	VCVTPS2PD    (SI), Y8
+	VCVTPS2PD    16(SI), Y9
+	VBROADCASTSD (DX), Y10
+	VFMADD231PD  Y8, Y10, Y0
+	VFMADD231PD  Y9, Y10, Y1
+	VBROADCASTSD 8(DX), Y11
+	VFMADD231PD  Y8, Y11, Y2
+	VFMADD231PD  Y9, Y11, Y3
+	VBROADCASTSD 16(DX), Y12
+	VFMADD231PD  Y8, Y12, Y4
+	VFMADD231PD  Y9, Y12, Y5
+	VBROADCASTSD 24(DX), Y13
+	VFMADD231PD  Y8, Y13, Y6
+	VFMADD231PD  Y9, Y13, Y7
+	ADDQ         R11, SI
+	ADDQ         $0x20, DX
+	DECQ         BX
+	JNZ          k4
+	VCVTPD2PSY   Y0, X0
+	VMOVUPS      X0, (DI)
+	VCVTPD2PSY   Y1, X1
+	VMOVUPS      X1, 16(DI)
+	VCVTPD2PSY   Y2, X2
+	VMOVUPS      X2, (DI)(R8*1)
+	VCVTPD2PSY   Y3, X3
+	VMOVUPS      X3, 16(DI)(R8*1)
+	VCVTPD2PSY   Y4, X4
+	VMOVUPS      X4, (DI)(R8*2)
+	VCVTPD2PSY   Y5, X5
+	VMOVUPS      X5, 16(DI)(R8*2)
+	VCVTPD2PSY   Y6, X6
+	VMOVUPS      X6, (DI)(R9*1)
+	VCVTPD2PSY   Y7, X7
+	VMOVUPS      X7, 16(DI)(R9*1)
+	ADDQ         $0x20, DI
+	ADDQ         $0x20, R10
+	DECQ         R12
+	JNZ          vec4
+	JMP          done
+
+vec1:
+	CMPB      add+64(FP), $0x00
+	JEQ       zero1
+	VCVTPS2PD (DI), Y0
+	VCVTPS2PD 16(DI), Y1
+	JMP       begin1
+
+zero1:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+
+begin1:
+	MOVQ R10, SI
+	MOVQ a+16(FP), DX
+	MOVQ k+40(FP), BX
+
+k1:
+	VCVTPS2PD    (SI), Y8
+	VCVTPS2PD    16(SI), Y9
+	VBROADCASTSD (DX), Y10
+	VFMADD231PD  Y8, Y10, Y0
+	VFMADD231PD  Y9, Y10, Y1
+	ADDQ         R11, SI
+	ADDQ         $0x08, DX
+	DECQ         BX
+	JNZ          k1
+	VCVTPD2PSY   Y0, X0
+	VMOVUPS      X0, (DI)
+	VCVTPD2PSY   Y1, X1
+	VMOVUPS      X1, 16(DI)
+	ADDQ         $0x20, DI
+	ADDQ         $0x20, R10
+	DECQ         R12
+	JNZ          vec1
 
 done:
 	VZEROUPPER

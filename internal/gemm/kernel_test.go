@@ -230,3 +230,43 @@ func TestThinKernels(t *testing.T) {
 		}
 	})
 }
+
+func TestRankKernel(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		if q.rank == nil {
+			t.Skip("Go has it")
+		}
+		rng := rand.New(rand.NewPCG(17, 18))
+		for k := 1; k < 2*minK; k++ {
+			for _, rows := range []int{1, 4} {
+				for vecs := 1; vecs < 5; vecs++ {
+					for _, add := range []bool{false, true} {
+						n := vecs * q.lanes
+						ldc, ldb := n+rng.IntN(3), n+rng.IntN(3)
+						a := make([]float64, k*rows)
+						for i := range a {
+							a[i] = float64(float32(rng.NormFloat64()))
+						}
+						b := guarded(t, random(rng, (k-1)*ldb+n))
+						c := guarded(t, random(rng, (rows-1)*ldc+n))
+						want := append([]float32(nil), c...)
+						for i := range rows {
+							for j := range n {
+								var s float64
+								if add {
+									s = float64(want[i*ldc+j])
+								}
+								for l := range k {
+									s += a[l*rows+i] * float64(b[l*ldb+j])
+								}
+								want[i*ldc+j] = float32(s)
+							}
+						}
+						q.rank(&c[0], &b[0], &a[0], ldc, ldb, k, rows, vecs, add)
+						require.Equal(t, want, c, "k=%d rows=%d vecs=%d add=%v", k, rows, vecs, add)
+					}
+				}
+			}
+		}
+	})
+}

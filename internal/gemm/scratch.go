@@ -7,6 +7,8 @@ type memory struct {
 	b *block
 	p *portableBlock
 	t *thinBlock
+
+	rank [4 * minK]float64 // rows of A
 }
 
 func (m *memory) block() *block {

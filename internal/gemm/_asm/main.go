@@ -37,6 +37,7 @@ func main() {
 		}
 		copyPanels(v)
 		dot(v)
+		rank(v)
 		for _, t := range v.thin {
 			thin(v, t)
 		}
