@@ -102,6 +102,9 @@ func TestStepReportAddsUp(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(text), &got), text)
 	require.NotEmpty(t, got.Machine.CPU)
 	require.Equal(t, runtime.Version(), got.Machine.Go)
+	for _, p := range got.Machine.Peaks {
+		require.Equal(t, isa.Best == isa.Generic, p.Kernel == 0, "no kernel")
+	}
 	s := got.Step
 	require.Equal(t, [2]int{2, 16}, [2]int{s.B, s.T})
 	require.Positive(t, s.Step.Best)
@@ -124,7 +127,7 @@ func TestStepReportAddsUp(t *testing.T) {
 }
 
 func TestTextReports(t *testing.T) {
-	quick := []string{"-model", "tiny", "-T", "16", "-seconds", "0.01", "-limit", "10s"}
+	quick := []string{"-model", "tiny", "-T", "16", "-seconds", "0.01", "-limit", "2m"}
 	text := bench(t, quick...)
 	for _, want := range []string{"A training step of tiny", "roofline", "forward\n", "backward\n", "update\n", "everything else", "W13 dW", "GF/s"} {
 		require.Contains(t, text, want)
