@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"image/png"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -217,6 +218,25 @@ func TestASignalStopsIt(t *testing.T) {
 		err := run(ctx, []string{mode, "-model", "tiny", "-T", "16"}, nil, &out)
 		require.ErrorIs(t, err, os.ErrClosed, mode)
 	}
+}
+
+func TestCtrlCEndsTheProcess(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("signals are for Unix")
+	}
+	cmd := clitest.Command("-products")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	_, err = out.Read(make([]byte, 1)) // it is under way
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_, err = io.Copy(io.Discard, out)
+	require.NoError(t, err)
+	require.Equal(t, 130, clitest.ExitCode(t, cmd.Wait()))
+	require.Empty(t, stderr.String())
 }
 
 // closed is a pipe that nobody reads any more.

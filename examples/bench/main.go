@@ -30,7 +30,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -131,7 +130,10 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 		err = runStep(ctx, o, p)
 	}
 	o.progress("")
-	return errors.Join(err, p.err)
+	if err == nil {
+		err = p.err
+	}
+	return err
 }
 
 func parse(args []string, out io.Writer) (*options, error) {
