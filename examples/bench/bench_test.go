@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"image/png"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -102,6 +103,9 @@ func TestStepReportAddsUp(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(text), &got), text)
 	require.NotEmpty(t, got.Machine.CPU)
 	require.Equal(t, runtime.Version(), got.Machine.Go)
+	for _, p := range got.Machine.Peaks {
+		require.Equal(t, isa.Best == isa.Generic, p.Kernel == 0, "no kernel")
+	}
 	s := got.Step
 	require.Equal(t, [2]int{2, 16}, [2]int{s.B, s.T})
 	require.Positive(t, s.Step.Best)
@@ -124,7 +128,7 @@ func TestStepReportAddsUp(t *testing.T) {
 }
 
 func TestTextReports(t *testing.T) {
-	quick := []string{"-model", "tiny", "-T", "16", "-seconds", "0.01", "-limit", "10s"}
+	quick := []string{"-model", "tiny", "-T", "16", "-seconds", "0.01", "-limit", "2m"}
 	text := bench(t, quick...)
 	for _, want := range []string{"A training step of tiny", "roofline", "forward\n", "backward\n", "update\n", "everything else", "W13 dW", "GF/s"} {
 		require.Contains(t, text, want)
@@ -214,6 +218,25 @@ func TestASignalStopsIt(t *testing.T) {
 		err := run(ctx, []string{mode, "-model", "tiny", "-T", "16"}, nil, &out)
 		require.ErrorIs(t, err, os.ErrClosed, mode)
 	}
+}
+
+func TestCtrlCEndsTheProcess(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("signals are for Unix")
+	}
+	cmd := clitest.Command("-products")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	_, err = out.Read(make([]byte, 1)) // it is under way
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_, err = io.Copy(io.Discard, out)
+	require.NoError(t, err)
+	require.Equal(t, 130, clitest.ExitCode(t, cmd.Wait()))
+	require.Empty(t, stderr.String())
 }
 
 // closed is a pipe that nobody reads any more.

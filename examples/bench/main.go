@@ -10,6 +10,11 @@
 // right behind it both found the FMA peak, because the cores of a virtual
 // machine sometimes share one; where that never happened the figure is marked.
 //
+// Beside the FMA peak stands what the kernel of products reaches while its
+// operands stay in the first-level cache. No product of size gets beyond that: a
+// kernel loads, too, and processors lower their clock the more of their units
+// work.
+//
 // The roofline of a step is the least time that its arithmetic and its weights
 // need:
 //
@@ -25,7 +30,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -126,7 +130,10 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 		err = runStep(ctx, o, p)
 	}
 	o.progress("")
-	return errors.Join(err, p.err)
+	if err == nil {
+		err = p.err
+	}
+	return err
 }
 
 func parse(args []string, out io.Writer) (*options, error) {

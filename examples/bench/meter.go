@@ -29,13 +29,14 @@ type meter struct {
 // peaks are what was measured of the machine in this process.
 type peaks struct {
 	Threads int     `json:"threads"`
-	FMA     float64 `json:"fma_flops"`        // FLOP/s
-	Read    float64 `json:"read_bandwidth"`   // bytes/s
-	Update  float64 `json:"update_bandwidth"` // bytes/s in AdamW's pattern
+	FMA     float64 `json:"fma_flops"`              // FLOP/s
+	Kernel  float64 `json:"kernel_flops,omitempty"` // FLOP/s of operands in the first-level cache
+	Read    float64 `json:"read_bandwidth"`         // bytes/s
+	Update  float64 `json:"update_bandwidth"`       // bytes/s in AdamW's pattern
 }
 
 func (p peaks) max(q peaks) peaks {
-	return peaks{p.Threads, max(p.FMA, q.FMA), max(p.Read, q.Read), max(p.Update, q.Update)}
+	return peaks{p.Threads, max(p.FMA, q.FMA), max(p.Kernel, q.Kernel), max(p.Read, q.Read), max(p.Update, q.Update)}
 }
 
 var errLimit = errors.New("the time of -limit is over")
@@ -63,7 +64,7 @@ func newMeter(ctx context.Context, threads int, one float64, s *peak.Streams, un
 		m.probe()
 	}
 	if s != nil {
-		m.peaks.Read, m.peaks.Update = s.Read(threads), s.Update(threads)
+		m.peaks.Kernel, m.peaks.Read, m.peaks.Update = peak.Kernel(threads), s.Read(threads), s.Update(threads)
 	}
 	return m
 }

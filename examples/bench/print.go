@@ -82,8 +82,12 @@ func peakResident() int64 {
 func (p *printer) machine(m machine) {
 	p.printf("%s, %d cores, %s/%s, %s, kernels: %s\n", m.CPU, m.Cores, m.OS, m.Arch, m.Go, m.ISA)
 	for _, k := range m.Peaks {
-		p.printf("%-18s  %s GF/s multiply-adds, %s GB/s read, %s GB/s AdamW's pattern\n",
-			fmt.Sprintf("peak of %d thread%s", k.Threads, plural(k.Threads)), giga(k.FMA), giga(k.Read), giga(k.Update))
+		kernel := ""
+		if k.Kernel > 0 {
+			kernel = fmt.Sprintf(" (%s by the kernel in L1)", giga(k.Kernel))
+		}
+		p.printf("%-18s  %s GF/s multiply-adds%s, %s GB/s read, %s GB/s AdamW's pattern\n",
+			fmt.Sprintf("peak of %d thread%s", k.Threads, plural(k.Threads)), giga(k.FMA), kernel, giga(k.Read), giga(k.Update))
 	}
 	if len(m.Peaks) == 2 {
 		if one, all := m.Peaks[0], m.Peaks[1]; all.FMA < 0.8*float64(all.Threads)*one.FMA {

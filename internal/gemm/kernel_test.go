@@ -270,3 +270,20 @@ func TestRankKernel(t *testing.T) {
 		}
 	})
 }
+
+// What is measured is a product.
+func TestCachedIsAProduct(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		p := newCached(q)
+		require.Equal(t, float64(2*2*q.rows*q.cols*cachedK), p.Run(2))
+		for i := range q.rows {
+			for j := range q.cols {
+				want := 0.0
+				for l := range cachedK {
+					want += float64(p.a[l*q.rows+i]) * float64(p.b[l*q.cols+j])
+				}
+				require.InDelta(t, want, p.c[i*q.cols+j], 1e-4, "[%d,%d]", i, j)
+			}
+		}
+	})
+}

@@ -1,6 +1,6 @@
 // Package peak measures what the processor and its memory can do at most, for
-// benchmarks to compare with: multiply-adds in registers, reads, and the memory
-// pattern of an optimizer.
+// benchmarks to compare with: multiply-adds in registers and of operands in the
+// first-level cache, reads, and the memory pattern of an optimizer.
 //
 // The kernels are those of the instruction set isa.Best, so a cap on it caps
 // the peak, too.
@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/chainrule-go/chainrule/internal/gemm"
 	"github.com/chainrule-go/chainrule/internal/isa"
 	"github.com/chainrule-go/chainrule/internal/mem"
 )
@@ -31,6 +32,28 @@ func FMA(threads int) float64 {
 		best = min(best, together(threads, func(i int) { k.fma(&acc[i], 1, 1, n) }))
 	}
 	return float64(threads) * n * float64(k.lanes) * 2 / best
+}
+
+// Kernel returns the FLOP/s of so many threads together at products whose
+// operands stay in the first-level cache, by the kernel of package gemm: what
+// its loads and stores, and a clock that is lower with them, leave of FMA. It is
+// the best of some runs that take about 20 milliseconds together, and 0 where
+// there is no kernel.
+func Kernel(threads int) float64 {
+	products := make([]*gemm.Cached, threads)
+	for i := range products {
+		products[i] = gemm.NewCached()
+	}
+	if products[0] == nil {
+		return 0
+	}
+	const seconds, runs = 5e-3, 4
+	n := int(seconds*FMA(1)/products[0].Run(1)) + 1
+	best := math.Inf(1)
+	for range runs {
+		best = min(best, together(threads, func(i int) { products[i].Run(n) }))
+	}
+	return float64(threads) * products[0].Run(1) * float64(n) / best
 }
 
 // Streams holds the memory that Read and Update go through, allocated once. It
