@@ -109,10 +109,12 @@ func TestFinitePanels(t *testing.T) {
 	}
 }
 
+var fetched [1000]float32 // not on a stack, which moves
+
 // What is added is fetched row by row in the time that it was given.
 func TestFetch(t *testing.T) {
 	var f Fetch
-	x := make([]float32, 1000)
+	x := fetched[:]
 	f.Add(x, 3, 2, 65, 100) // two spans of 64 columns
 	f.Add(x, 999, 0, 64, 100)
 	f.Add(x, 1000, -1, 64, 100)
