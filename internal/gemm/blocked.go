@@ -7,7 +7,7 @@ const (
 	minK = 12
 
 	// kBlock is how many products are summed in one register at most. A panel
-	// of B, kBlock by the columns of a kernel, stays in the first-level cache.
+	// of B, kBlock by the columns of a kernel, is about a first-level cache.
 	kBlock = 256
 
 	// rowBlock is how many rows a tile has at most: kBlock of each row of A
@@ -25,9 +25,9 @@ const (
 
 // block is the memory of one tile.
 type block struct {
-	b     [kBlock * maxCols]float32  // a panel of B
-	edge  [kBlock * maxLanes]float32 // rows to transpose, if too few are left
-	a     []float32                  // a block of A, if it is packed
+	b     [kBlock * maxCols]float32 // a panel of B
+	edge  edge
+	a     []float32 // a block of A, if it is packed
 	ahead ahead
 }
 
@@ -53,6 +53,7 @@ func (p *Product) grid(cores int) {
 	}
 	q := p.kern
 	fetchA, fetchB := p.fetches()
+	work := func(high, wide float64) float64 { return high*wide + fetchA*high + fetchB*wide } // of a tile
 	least := math.Inf(1)
 	for parts := ceil(p.m, rowBlock); ; parts += 1 + parts/8 {
 		tm := even(p.m, ceil(p.m, parts), q.rows)
@@ -61,7 +62,6 @@ func (p *Product) grid(cores int) {
 			tn := even(p.n, ceil(p.n, across), q.cols)
 			right := ceil(p.n, tn)
 			n := down * right
-			work := func(high, wide float64) float64 { return high*wide + fetchA*high + fetchB*wide }
 			busy := float64(n) / float64(cores) * work(float64(p.m)/float64(down), float64(p.n)/float64(right))
 			if cores > 1 {
 				tile := work(float64(min(tm, p.m)), float64(min(tn, p.n)))
@@ -212,23 +212,7 @@ func (p *Product) packB(m *block, c0, c1, k0, k int) {
 		q.copy(&m.b[0], &p.b.data[k0*p.b.step+c0], p.b.step, k, c1-c0, q.cols, 1, 0)
 		return
 	}
-	k4 := k &^ 3
 	for c := c0; c < c1; c += q.lanes {
-		src, ld, n := p.b.data[c*p.b.lane+k0:], p.b.lane, min(q.lanes, c1-c)
-		for l := k4; l < k; l++ {
-			for j := range n {
-				m.b[l*q.cols+c-c0+j] = src[j*ld+l]
-			}
-		}
-		if k4 == 0 {
-			continue
-		}
-		if n < q.lanes { // the rows that are missing are not there to be read
-			for j := range n {
-				copy(m.edge[j*kBlock:][:k4], src[j*ld:])
-			}
-			src, ld = m.edge[:], kBlock
-		}
-		q.transpose(&m.b[c-c0], &src[0], ld, k4, q.cols)
+		q.columns(&m.edge, m.b[c-c0:], q.cols, p.b.data[c*p.b.lane+k0:], p.b.lane, min(q.lanes, c1-c), k)
 	}
 }

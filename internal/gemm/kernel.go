@@ -55,6 +55,35 @@ type small struct {
 // pairs is how many pairs of cache lines a row of the tile takes.
 func (t *tile) pairs() int { return ceil(t.cols, 2*line) }
 
+// edge is memory for rows to transpose where fewer are left than lanes.
+type edge [edgeCols * maxLanes]float32
+
+const edgeCols = 256
+
+// columns packs so many rows of src, at most lanes, lds apart and k long, as
+// columns of dst: dst[l·ldd+j] = src[j·lds+l]. It writes whole vectors in the
+// order of l: where they are longer than ldd, each covers what the one before it
+// wrote too far, and dst has room for the last.
+func (q *kernel) columns(e *edge, dst []float32, ldd int, src []float32, lds, rows, k int) {
+	k4 := k &^ 3
+	if k4 > 0 && rows == q.lanes {
+		q.transpose(&dst[0], &src[0], lds, k4, ldd)
+	} else {
+		for l := 0; l < k4; l += edgeCols { // the rows that are missing are not there to be read
+			n := min(edgeCols, k4-l)
+			for j := range rows {
+				copy(e[j*edgeCols:][:n], src[j*lds+l:])
+			}
+			q.transpose(&dst[l*ldd], &e[0], edgeCols, n, ldd)
+		}
+	}
+	for l := k4; l < k; l++ {
+		for j := range rows {
+			dst[l*ldd+j] = src[j*lds+l]
+		}
+	}
+}
+
 // best is the kernel that products are made for, or nil.
 var best = kernels[isa.Best]
 

@@ -97,10 +97,10 @@ func rankAVX512(c *float32, b *float32, a *float64, ldc int, ldb int, k int, row
 //		}
 //	}
 //
-// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+// It reads W once and in order, and fetches what lies behind the next group.
 //
 //go:noescape
-func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // thinAVX512_14x32 multiplies groups of 14 rows of W [, k] with xᵀ [k, 32]:
 //
@@ -118,10 +118,10 @@ func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, gro
 //		}
 //	}
 //
-// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+// It reads W once and in order, and fetches what lies behind the next group.
 //
 //go:noescape
-func thinAVX512_14x32(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+func thinAVX512_14x32(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // thinAVX512_8x48 multiplies groups of 8 rows of W [, k] with xᵀ [k, 48]:
 //
@@ -139,10 +139,10 @@ func thinAVX512_14x32(yt *float32, xt *float32, w *float32, k int, chunk int, gr
 //		}
 //	}
 //
-// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+// It reads W once and in order, and fetches what lies behind the next group.
 //
 //go:noescape
-func thinAVX512_8x48(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+func thinAVX512_8x48(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // fmaAVX512 runs n times as many independent fused multiply-adds as three quarters of the registers.
 func fmaAVX512(n int)
@@ -240,10 +240,10 @@ func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows 
 //		}
 //	}
 //
-// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+// It reads W once and in order, and fetches what lies behind the next group.
 //
 //go:noescape
-func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // thinAVX2_6x16 multiplies groups of 6 rows of W [, k] with xᵀ [k, 16]:
 //
@@ -261,10 +261,10 @@ func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups
 //		}
 //	}
 //
-// It reads W once and in order, and fetches what lies extra bytes behind the next group.
+// It reads W once and in order, and fetches what lies behind the next group.
 //
 //go:noescape
-func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // fmaAVX2 runs n times as many independent fused multiply-adds as three quarters of the registers.
 func fmaAVX2(n int)

@@ -4637,9 +4637,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+// func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·thinAVX512_8x16(SB), NOSPLIT, $16-56
+TEXT ·thinAVX512_8x16(SB), NOSPLIT, $16-48
 	MOVQ yt+0(FP), BX
 	MOVQ w+16(FP), R13
 	MOVQ groups+40(FP), AX
@@ -4656,8 +4656,7 @@ TEXT ·thinAVX512_8x16(SB), NOSPLIT, $16-56
 	ADDQ R11, R10
 	ADDQ R11, R10
 	ADDQ R11, R10
-	MOVQ extra+48(FP), AX
-	ADDQ AX, R10
+	ADDQ $0x00004000, R10
 	ANDQ $-4096, R10
 
 group:
@@ -4946,9 +4945,9 @@ first:
 	VZEROUPPER
 	RET
 
-// func thinAVX512_14x32(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+// func thinAVX512_14x32(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·thinAVX512_14x32(SB), NOSPLIT, $16-56
+TEXT ·thinAVX512_14x32(SB), NOSPLIT, $16-48
 	MOVQ yt+0(FP), BX
 	MOVQ w+16(FP), R13
 	MOVQ groups+40(FP), AX
@@ -4971,8 +4970,7 @@ TEXT ·thinAVX512_14x32(SB), NOSPLIT, $16-56
 	ADDQ R11, R10
 	ADDQ R11, R10
 	ADDQ R11, R10
-	MOVQ extra+48(FP), AX
-	ADDQ AX, R10
+	ADDQ $0x00004000, R10
 	ANDQ $-4096, R10
 
 group:
@@ -5523,9 +5521,9 @@ first:
 	VZEROUPPER
 	RET
 
-// func thinAVX512_8x48(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+// func thinAVX512_8x48(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 // Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·thinAVX512_8x48(SB), NOSPLIT, $16-56
+TEXT ·thinAVX512_8x48(SB), NOSPLIT, $16-48
 	MOVQ yt+0(FP), BX
 	MOVQ w+16(FP), R13
 	MOVQ groups+40(FP), AX
@@ -5542,8 +5540,7 @@ TEXT ·thinAVX512_8x48(SB), NOSPLIT, $16-56
 	ADDQ R11, R10
 	ADDQ R11, R10
 	ADDQ R11, R10
-	MOVQ extra+48(FP), AX
-	ADDQ AX, R10
+	ADDQ $0x00004000, R10
 	ANDQ $-4096, R10
 
 group:
@@ -8135,9 +8132,9 @@ done:
 	VZEROUPPER
 	RET
 
-// func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+// func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·thinAVX2_6x8(SB), NOSPLIT, $16-56
+TEXT ·thinAVX2_6x8(SB), NOSPLIT, $16-48
 	MOVQ yt+0(FP), BX
 	MOVQ w+16(FP), R13
 	MOVQ groups+40(FP), AX
@@ -8152,8 +8149,7 @@ TEXT ·thinAVX2_6x8(SB), NOSPLIT, $16-56
 	ADDQ R11, R10
 	ADDQ R11, R10
 	ADDQ R11, R10
-	MOVQ extra+48(FP), AX
-	ADDQ AX, R10
+	ADDQ $0x00004000, R10
 	ANDQ $-4096, R10
 
 group:
@@ -8400,9 +8396,9 @@ first:
 	VZEROUPPER
 	RET
 
-// func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int, extra int)
+// func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·thinAVX2_6x16(SB), NOSPLIT, $16-56
+TEXT ·thinAVX2_6x16(SB), NOSPLIT, $16-48
 	MOVQ yt+0(FP), BX
 	MOVQ w+16(FP), R13
 	MOVQ groups+40(FP), AX
@@ -8417,8 +8413,7 @@ TEXT ·thinAVX2_6x16(SB), NOSPLIT, $16-56
 	ADDQ R11, R10
 	ADDQ R11, R10
 	ADDQ R11, R10
-	MOVQ extra+48(FP), AX
-	ADDQ AX, R10
+	ADDQ $0x00004000, R10
 	ANDQ $-4096, R10
 
 group:

@@ -224,7 +224,7 @@ func TestThinKernels(t *testing.T) {
 						}
 					}
 				}
-				q.thin(&yt[0], &xt[0], &w[0], k, chunk, groups, 1<<20)
+				q.thin(&yt[0], &xt[0], &w[0], k, chunk, groups)
 				near(t, want, yt, "%dx%d k=%d chunk=%d", q.rows, q.cols, k, chunk)
 			}
 		}

@@ -13,7 +13,7 @@ const PanelCols = panelCols
 type Panels struct {
 	data []float32
 	k, n int
-	edge [16 * 256]float32 // rows to transpose, if fewer are left than lanes
+	edge edge
 }
 
 // chain is how many products are summed in one register at most. The widest
@@ -85,31 +85,17 @@ func (p *Panels) packT(q *kernel, b []float32, ldb, k, n int) {
 	}
 	_ = b[(n-1)*ldb+k-1]
 	cols := q.panel()
-	lanes, k4 := 1, 0
-	if q != nil {
-		lanes, k4 = q.lanes, k&^3
+	if q == nil {
+		for i := range n {
+			to := p.data[i/cols*cols*k+i%cols:]
+			for l, v := range b[i*ldb:][:k] {
+				to[l*cols] = v
+			}
+		}
+		return
 	}
-	for c := 0; c < n; c += lanes {
-		to, from, rows := p.data[c/cols*cols*k+c%cols:], b[c*ldb:], min(lanes, n-c)
-		for l := k4; l < k; l++ {
-			for j := range rows {
-				to[l*cols+j] = from[j*ldb+l]
-			}
-		}
-		if rows == lanes {
-			if k4 > 0 {
-				q.transpose(&to[0], &from[0], ldb, k4, cols)
-			}
-			continue
-		}
-		const ld = len(p.edge) / maxLanes
-		for l := 0; l < k4; l += ld { // the rows that are missing are not there to be read
-			w := min(ld, k4-l)
-			for j := range rows {
-				copy(p.edge[j*ld:][:w], from[j*ldb+l:])
-			}
-			q.transpose(&to[l*cols], &p.edge[0], ld, w, cols)
-		}
+	for c := 0; c < n; c += q.lanes {
+		q.columns(&p.edge, p.data[c/cols*cols*k+c%cols:], cols, b[c*ldb:], ldb, min(q.lanes, n-c), k)
 	}
 }
 

@@ -10,23 +10,21 @@ import "sync/atomic"
 type thinTile struct {
 	rows, cols int
 	sums       int // in which the products of an element are summed
-	thin       func(yt, xt, w *float32, k, chunk, groups, extra int)
+	thin       func(yt, xt, w *float32, k, chunk, groups int)
 }
 
 const (
-	thinAhead = 16 << 10  // bytes of W beyond the next group that are fetched ahead
-	thinX     = 192 << 10 // floats of x, which stays in the second-level cache
-	thinY     = 16 << 10  // floats of yᵀ in a tile, at most
-	thinW     = 128 << 10 // floats of W in a tile, at most, if it is read again for more rows of x
-	thinEdge  = 256       // columns of x that are transposed at a time
+	thinX = 192 << 10 // floats of x, which stays in the second-level cache
+	thinY = 16 << 10  // floats of yᵀ in a tile, at most
+	thinW = 128 << 10 // floats of W in a tile, at most, if it is read again for more rows of x
 )
 
 // thinBlock is the memory of the tiles of one goroutine.
 type thinBlock struct {
 	of   uint64    // the product that x is of
-	x    []float32 // xᵀ, in panels [k, cols]
+	x    []float32 // xᵀ, in panels [k, cols]; what is beyond its rows is never stored
 	y    []float32 // yᵀ [, cols]
-	edge [thinEdge * maxLanes]float32
+	edge edge
 }
 
 // thinTurn numbers the products.
@@ -86,9 +84,9 @@ func (p *Product) thinTile(m *thinBlock, c0, c1 int) {
 	for r := 0; r < p.m; r += t.cols {
 		x := &m.x[r*k]
 		if rest > 0 { // the first rows, in a group with some of the next
-			t.thin(&m.y[0], x, &w[0], k, p.chunk, 1, thinAhead)
+			t.thin(&m.y[0], x, &w[0], k, p.chunk, 1)
 		}
-		t.thin(&m.y[rest*t.cols], x, &w[rest*k], k, p.chunk, groups, thinAhead)
+		t.thin(&m.y[rest*t.cols], x, &w[rest*k], k, p.chunk, groups)
 		m.unpack(p.c[r*p.ldc+c0:], m.y[(c0-from)*t.cols:], p.ldc, t.cols, min(t.cols, p.m-r), c1-c0, q)
 	}
 }
@@ -97,14 +95,7 @@ func (p *Product) thinTile(m *thinBlock, c0, c1 int) {
 func (m *thinBlock) pack(p *Product) {
 	q, k, cols := p.kern, p.k, p.slim.cols
 	for r := 0; r < p.m; r += q.lanes {
-		to := m.x[r/cols*cols*k+r%cols:]
-		for l := 0; l < k; l += thinEdge {
-			n := min(thinEdge, k-l)
-			for j := range min(q.lanes, p.m-r) { // what other lanes hold is never stored
-				copy(m.edge[j*thinEdge:][:n], p.a.data[(r+j)*k+l:])
-			}
-			q.transpose(&to[l*cols], &m.edge[0], thinEdge, ceil(n, 4)*4, cols)
-		}
+		q.columns(&m.edge, m.x[r/cols*cols*k+r%cols:], cols, p.a.data[r*k:], k, min(q.lanes, p.m-r), k)
 	}
 }
 

@@ -19,9 +19,10 @@ const (
 	streamSums
 )
 
-// gemm writes the kernel for a tile of rows, vecs vectors each. Its body exists
-// once for each number of rows: the accumulators of a panel are registers.
-func gemm(v isa, rows, vecs int) {
+// gemm writes the kernel. Its body exists once for each number of rows: the
+// accumulators of a panel are registers.
+func gemm(v isa) {
+	rows, vecs := v.tile.rows, v.tile.vecs
 	cols := vecs * v.lanes
 	pairs := ceil(cols, 32) // of cache lines in a row of C
 	name := fmt.Sprintf("gemm%s_%dx%d", v.name, rows, cols)

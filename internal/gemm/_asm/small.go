@@ -31,7 +31,7 @@ func small() {
 		"\t}", "",
 		"It reads whole vectors of b. For every six rows or fewer it fetches some rows",
 		"of next, a Fetch.")
-	const perBase = 3
+	const half = rows / 2                                           // rows of a base register
 	const fetchAt, fetchStride, fetchRows, fetchEach = 0, 8, 16, 24 // the fields of a Fetch
 	var (
 		ldc, lda, ka, ldb = R8, R9, R10, R11
@@ -81,10 +81,10 @@ func small() {
 			acc := func(i, j int) Register { return v.reg[most*i+j] }
 			row := func(lo, hi Register, ld Register, i, j int) Mem {
 				m := Mem{Base: lo, Disp: j * v.bytes()}
-				if i >= perBase {
+				if i >= half {
 					m.Base = hi
 				}
-				if i %= perBase; i > 0 {
+				if i %= half; i > 0 {
 					m.Index, m.Scale = ld, uint8(i)
 				}
 				return m
@@ -130,7 +130,7 @@ func small() {
 					}
 				}
 				ADDQ(ka, a0)
-				if r > perBase {
+				if r > half {
 					ADDQ(ka, a3)
 				}
 				ADDQ(ldb, b)

@@ -16,30 +16,25 @@ type thinTile struct{ rows, vecs, sums, unroll int }
 // times xᵀ, lanes along the rows of x. A float of W is loaded once.
 func thin(v isa, t thinTile) {
 	unroll := t.unroll
-	const (
-		line = 64   // bytes
-		page = 4096 // bytes
+	const ( // bytes
+		line  = 64
+		page  = 4096
+		extra = 16 << 10
 	)
 	cols := t.vecs * v.lanes
 	name := fmt.Sprintf("thin%s_%dx%d", v.name, t.rows, cols)
-	TEXT(name, NOSPLIT, "func(yt, xt, w *float32, k, chunk, groups, extra int)")
+	TEXT(name, NOSPLIT, "func(yt, xt, w *float32, k, chunk, groups int)")
 	Pragma("noescape")
-	sum, last := "s", ""
+	decl, sum, last := "var s float32", "s", "s"
 	if t.sums > 1 {
-		sum, last = fmt.Sprintf("s[(l-k0)%%%d]", t.sums), "s[0] + s[1]"
-	} else {
-		last = "s"
-	}
-	decl := "\t\t\tvar s float32"
-	if t.sums > 1 {
-		decl = fmt.Sprintf("\t\t\tvar s [%d]float32", t.sums)
+		decl, sum, last = fmt.Sprintf("var s [%d]float32", t.sums), fmt.Sprintf("s[(l-k0)%%%d]", t.sums), "s[0] + s[1]"
 	}
 	Doc(name+fmt.Sprintf(" multiplies groups of %d rows of W [, k] with xᵀ [k, %d]:", t.rows, cols), "",
 		fmt.Sprintf("\tfor j := range %d * groups {", t.rows),
 		fmt.Sprintf("\t\tfor i := range %d {", cols),
 		"\t\t\tvar y float32",
 		"\t\t\tfor k0 := 0; k0 < k; k0 += chunk {",
-		"\t"+decl,
+		"\t\t\t\t"+decl,
 		"\t\t\t\tfor l := k0; l < min(k, k0+chunk); l++ {",
 		fmt.Sprintf("\t\t\t\t\t%s = fma(w[j*k+l], xt[l*%d+i], %s)", sum, cols, sum),
 		"\t\t\t\t}",
@@ -48,7 +43,7 @@ func thin(v isa, t thinTile) {
 		fmt.Sprintf("\t\t\tyt[j*%d+i] = y", cols),
 		"\t\t}",
 		"\t}", "",
-		"It reads W once and in order, and fetches what lies extra bytes behind the next group.")
+		"It reads W once and in order, and fetches what lies behind the next group.")
 	var (
 		g                   = grid{[]GPPhysical{RDI, R8, R9, RAX, R15}[:ceil(t.rows, perBase)], R11, R12}
 		x, left, count, pre = RSI, RDX, RCX, R10
@@ -71,8 +66,7 @@ func thin(v isa, t thinTile) {
 	for range t.rows {
 		ADDQ(g.ld, pre)
 	}
-	Load(Param("extra"), RAX)
-	ADDQ(RAX, pre)
+	ADDQ(U32(extra), pre)
 	ANDQ(I32(-page), pre)
 
 	turn := 0
