@@ -5,16 +5,14 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/chainrule-go/chainrule/backend"
-	"github.com/chainrule-go/chainrule/internal/gemm"
 	"github.com/chainrule-go/chainrule/internal/mem"
-	"github.com/chainrule-go/chainrule/internal/par"
+	"github.com/chainrule-go/chainrule/internal/peak"
 )
 
 // The linear layers of a training step: {in, out}.
@@ -29,33 +27,6 @@ var models = []struct {
 }
 
 var layers = []string{"Wqkv", "Wo", "W13", "W2", "Wcls"}
-
-// together runs the peak loop on as many cores at the same time.
-type together struct {
-	cores   int
-	started *atomic.Int32
-	rate    []float64 // of each core, flop/s
-}
-
-var peaks = par.New(func(p *together, lo, hi int) {
-	p.started.Add(1)
-	for int(p.started.Load()) < p.cores {
-		runtime.Gosched()
-	}
-	t := time.Now()
-	flops := gemm.Peak(4000)
-	p.rate[lo] = flops / time.Since(t).Seconds()
-})
-
-// probe measures the peak of so many cores, in flop/s, for about 15 µs.
-func probe(cores int) (rate float64) {
-	p := together{cores, new(atomic.Int32), make([]float64, cores)}
-	peaks.For(cores, 1, p)
-	for _, r := range p.rate {
-		rate += r
-	}
-	return rate
-}
 
 // BenchmarkProducts times the products of a training step, each between two
 // probes of the peak of so many cores. Metrics: GF/s, and the median share of
@@ -116,13 +87,15 @@ var bestProbe = map[int]float64{}
 func measure(b *testing.B, cores int, flops float64, run func()) {
 	type timing struct{ share, probe float64 }
 	var timings []timing
-	probe(cores)
-	before := probe(cores)
+	peak.FMA(cores)
+	before := peak.FMA(cores)
 	for b.Loop() {
 		t := time.Now()
 		run()
 		rate := flops / time.Since(t).Seconds()
-		after := probe(cores)
+		b.StopTimer()
+		after := peak.FMA(cores)
+		b.StartTimer()
 		timings = append(timings, timing{200 * rate / (before + after), min(before, after)})
 		bestProbe[cores] = max(bestProbe[cores], after)
 		before = after

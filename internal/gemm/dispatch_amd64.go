@@ -8,8 +8,7 @@ var kernels = map[isa.Set]*kernel{
 	isa.AVX2: {
 		tile:  tile{6, 16, gemmAVX2_6x16},
 		small: small{6, 16, tile{6, 16, gemmAVX2_6x16}.mul},
-		fma:   fmaAVX2, fmas: 12 * 8,
-		copy: copyAVX2, transpose: transposeAVX2, lanes: 8,
+		copy:  copyAVX2, transpose: transposeAVX2, lanes: 8,
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 		rank:      rankAVX2,
 		thin:      []thinTile{{6, 8, 2, thinAVX2_6x8}, {6, 16, 1, thinAVX2_6x16}},
@@ -18,8 +17,7 @@ var kernels = map[isa.Set]*kernel{
 	isa.AVX512: {
 		tile:  tile{9, 48, gemmAVX512_9x48}, // 12 loads for 27 multiply-adds, 14x32 has 16 for 28: a higher clock
 		small: small{6, 64, smallAVX512_6x64},
-		fma:   fmaAVX512, fmas: 24 * 16,
-		copy: copyAVX512, transpose: transposeAVX512, lanes: 16,
+		copy:  copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
 		rank: rankAVX512,
 		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.

@@ -12,10 +12,6 @@ type kernel struct {
 	tile        // of products
 	small small // of Panels: their matrices have few columns
 
-	// fma runs n times fmas fused multiply-adds, for Peak.
-	fma  func(n int)
-	fmas int
-
 	// copy copies columns of k rows into panels.
 	copy func(dst, src *float32, lds, k, cols, ldd, panels, step int)
 	// transpose packs lanes rows as columns of a panel of B, ldd wide; k is a

@@ -144,9 +144,6 @@ func thinAVX512_14x32(yt *float32, xt *float32, w *float32, k int, chunk int, gr
 //go:noescape
 func thinAVX512_8x48(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
-// fmaAVX512 runs n times as many independent fused multiply-adds as three quarters of the registers.
-func fmaAVX512(n int)
-
 // gemmAVX2_6x16 multiplies panels of A, rows each, with a panel of B:
 //
 //	for i := range panels * rows { // rows ≤ 6
@@ -265,9 +262,6 @@ func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups
 //
 //go:noescape
 func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
-
-// fmaAVX2 runs n times as many independent fused multiply-adds as three quarters of the registers.
-func fmaAVX2(n int)
 
 // smallAVX512_6x64 multiplies rows of A with columns of B:
 //

@@ -48,7 +48,3 @@ func transposeNEON_24(dst, src *float32, lds, k int)
 //
 //go:noescape
 func dotNEON_1x4(y, x, w *float32, k, groups int)
-
-// fmaNEON runs n times as many independent fused multiply-adds as a tile has
-// vectors.
-func fmaNEON(n int)

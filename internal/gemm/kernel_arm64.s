@@ -279,17 +279,3 @@ sum:
 	SUBS $1, R9
 	BNE group
 	RET
-
-// func fmaNEON(n int)
-TEXT ·fmaNEON(SB), NOSPLIT, $0-8
-	MOVD n+0(FP), R0
-	VEOR V6.B16, V6.B16, V6.B16
-
-loop:
-	FMA(V6, V8, V9, V10, V11, V12, V13)
-	FMA(V6, V14, V15, V16, V17, V18, V19)
-	FMA(V6, V20, V21, V22, V23, V24, V25)
-	FMA(V6, V26, V27, V28, V29, V30, V31)
-	SUBS $1, R0
-	BNE loop
-	RET

@@ -39,7 +39,6 @@ func main() {
 		for _, t := range v.thin {
 			thin(v, t)
 		}
-		fma(v)
 	}
 	small()
 	transposeAVX512()
@@ -166,24 +165,4 @@ func maskTable() {
 		}
 		DATA(4*i, v)
 	}
-}
-
-// fma writes the loop that finds the peak.
-func fma(v isa) {
-	TEXT("fma"+v.name, NOSPLIT, "func(n int)")
-	Doc("fma" + v.name + " runs n times as many independent fused multiply-adds as three quarters of the registers.")
-	Load(Param("n"), RCX)
-	acc := v.reg[:len(v.reg)*3/4]
-	x, y := v.reg[len(v.reg)-2], v.reg[len(v.reg)-1]
-	for _, r := range v.reg {
-		v.zero(r)
-	}
-	Label("loop")
-	for _, r := range acc {
-		VFMADD231PS(x, y, r)
-	}
-	DECQ(RCX)
-	JNZ(LabelRef("loop"))
-	VZEROUPPER()
-	RET()
 }

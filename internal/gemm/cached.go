@@ -2,17 +2,6 @@ package gemm
 
 import "math/rand/v2"
 
-// Peak runs n times as many independent fused multiply-adds as the kernels
-// have accumulators, and returns how many operations that is: what a product
-// is measured against. It is 0 without kernels.
-func Peak(n int) (flops float64) {
-	if best == nil {
-		return 0
-	}
-	best.fma(n)
-	return float64(n) * float64(best.fmas) * 2
-}
-
 // Cached is a product that is one tile of the kernel, and so small that it
 // stays in a first-level cache.
 type Cached struct {
