@@ -35,6 +35,14 @@ func piece(i, pieces, strips int) (lo, hi int) {
 	return cut(i), cut(i + 1)
 }
 
+// part returns which piece of which head part i is of a loop over heads·pieces,
+// and its strips. The last pieces, with the longest strips, come first.
+func part(i, heads, pieces, rows int) (at, head, first, end int) {
+	at, head = pieces-1-i/heads, i%heads
+	first, end = piece(at, pieces, ceil(rows, stripSize))
+	return at, head, first, end
+}
+
 // Attention computes causal softmax attention for B sequences of T tokens.
 // A row of qkv [B,T,(NH+2·NKV)·HD] is NH heads of q, then NKV of k, then NKV
 // of v; query head h reads key head h/(NH/NKV) (GQA). For each head and row t,
@@ -109,11 +117,10 @@ var attentionLoop = par.New(func(a *attentionArgs, lo, hi int) {
 	stripPool.Put(w)
 })
 
-// part returns sequence, key head and strips of part i; the longest strips are
-// the first parts.
+// part returns what part i is: sequence, key head and strips.
 func (a *attentionArgs) part(i int) (b, h, first, end int) {
-	first, end = piece(a.pieces-1-i/a.heads, a.pieces, ceil(a.n, stripSize))
-	return i % a.heads / a.NKV, i % a.NKV, first, end
+	_, head, first, end := part(i, a.heads, a.pieces, a.n)
+	return head / a.NKV, head % a.NKV, first, end
 }
 
 // ahead lets the products of strip s and query head g of part i fetch what
@@ -143,7 +150,7 @@ func (a *attentionArgs) ahead(w *strip, i, s, g int) {
 		}
 	}
 	t := s * stripSize
-	w.fetch.Pace(tiles(min(stripSize, a.n-t), a.HD, a.pos+t, 1, 1, 0))
+	w.pace(min(stripSize, a.n-t), a.HD, a.pos+t, 1, 1, 0)
 }
 
 // strip computes rows t to t+n of query head h of sequence b.
@@ -320,10 +327,9 @@ var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 })
 
 // part returns what part i is: which piece of which of the heads, that is
-// sequence and key head, and its strips. The last piece comes first.
+// sequence and key head, and its strips.
 func (a *attentionBackwardArgs) part(i int) (at, head, b, h, first, end int) {
-	at, head = a.pieces-1-i/a.heads, i%a.heads
-	first, end = piece(at, a.pieces, ceil(a.T, stripSize))
+	at, head, first, end = part(i, a.heads, a.pieces, a.T)
 	return at, head, head / a.NKV, head % a.NKV, first, end
 }
 
@@ -366,7 +372,7 @@ func (a *attentionBackwardArgs) ahead(w *strip, i, s, g int) {
 		}
 	}
 	t := s * stripSize
-	w.fetch.Pace(tiles(min(stripSize, a.T-t), a.HD, t, 2, 1, 2))
+	w.pace(min(stripSize, a.T-t), a.HD, t, 2, 1, 2)
 }
 
 // attentionSumLoop adds the sums of the other pieces to row s of dk and dv of

@@ -73,10 +73,7 @@ func (w *strip) scores(s, x []float32, y *gemm.Panels) {
 // mask clears what the mask hides of the blocks on the diagonal.
 func (w *strip) mask(s []float32) {
 	for i := range w.n {
-		hidden := s[i*w.ld+w.past:][i+1 : min((i/diagonal+1)*diagonal, w.n)]
-		for j := range hidden {
-			hidden[j] = 0
-		}
+		clear(s[i*w.ld+w.past:][i+1 : min((i/diagonal+1)*diagonal, w.n)])
 	}
 }
 
@@ -183,9 +180,10 @@ func following(i, n int) int {
 	return -1
 }
 
-// tiles is about how many tiles the products of a strip have: scores, and what
-// weigh and weighBack compute.
-func tiles(n, HD, past, scores, weigh, weighBack int) int {
-	rows, cols := ceil(n, 6), ceil(HD, 64)
-	return scores*rows*ceil(past+n, 64) + weigh*cols*rows*(1+ceil(past, 96)) + weighBack*cols*ceil(past+n, 6)
+// pace lets so many of the products scores, weigh and weighBack of a strip
+// fetch what there is.
+func (w *strip) pace(n, HD, past, scores, weigh, weighBack int) {
+	keys := past + n
+	w.fetch.Pace(scores*gemm.PanelTiles(n, HD, keys) + weigh*(gemm.PanelTiles(n, past, HD)+gemm.PanelTiles(n, n, HD)) +
+		weighBack*gemm.PanelTiles(keys, n, HD))
 }

@@ -41,7 +41,16 @@ func (f *Fetch) Add(x []float32, from, rows, cols, stride int) {
 	}
 }
 
-// Pace lets products of so many tiles fetch all that there is.
+// PanelTiles returns how many tiles Panels.Mul takes for [m, n] of k products
+// each: how often it fetches.
+func PanelTiles(m, k, n int) int {
+	if best == nil {
+		return 0
+	}
+	return ceil(m, best.small.rows) * ceil(k, chain) * ceil(n, best.small.cols)
+}
+
+// Pace lets products of so many PanelTiles fetch all that there is.
 func (f *Fetch) Pace(tiles int) { f.each = max(1, ceil(f.left+f.rows, max(1, tiles))) }
 
 // begin gives the kernel the next rows.

@@ -19,9 +19,9 @@ type expCode struct {
 
 func (k *kernel) exp() expCode { return k.expWith(k.constant) }
 
-// expWide has its constants in memory: with AVX-512, of eight vectors at a time
+// expOfMany has its constants in memory: with AVX-512, of eight vectors at a time
 // leaves them no registers.
-func (k *kernel) expWide() expCode { return k.expWith(func(v float32) Op { return constantMem(v) }) }
+func (k *kernel) expOfMany() expCode { return k.expWith(func(v float32) Op { return constantMem(v) }) }
 
 func (k *kernel) expWith(constant func(float32) Op) expCode {
 	e := expCode{
@@ -48,7 +48,7 @@ func (k *kernel) expWith(constant func(float32) Op) expCode {
 func (e expCode) of(x ...VecVirtual) {
 	if !e.wide() {
 		for _, x := range x {
-			e.narrow(x)
+			e.avx2(x)
 		}
 		return
 	}
@@ -92,8 +92,8 @@ func (e expCode) of(x ...VecVirtual) {
 	each(func(i int) { VSCALEFPS(n[i], p[i], x[i]) })
 }
 
-// narrow is of in AVX2.
-func (e expCode) narrow(x VecVirtual) {
+// avx2 is of for one vector, in AVX2.
+func (e expCode) avx2(x VecVirtual) {
 	limit := func(op func(...Op), by Op) {
 		v := e.vec()
 		VMOVUPS(by, v)
@@ -172,7 +172,7 @@ func exp(s isa) {
 		y, x, n := pointer("y"), pointer("x"), pointer("n")
 		scale, m := k.argument("scale"), k.argument("m")
 		sum := k.wideSum()
-		k.expWide().scaled(y, x, n, scale, m, sum)
+		k.expOfMany().scaled(y, x, n, scale, m, sum)
 		sum.ret()
 	}
 	{

@@ -35,7 +35,7 @@ func softmax(s isa) {
 		most, total := pointer("most"), pointer("sum")
 		scale := k.argument("scale")
 		SHLQ(Imm(2), ld)
-		e := k.expWide()
+		e := k.expOfMany()
 		e.small = true
 		eachRow(k, rows, n, func(left func() Register) {
 			k.loop = "max"
@@ -61,7 +61,7 @@ func softmax(s isa) {
 		p, dp, ld, rows, n, lse := pointer("p"), pointer("dp"), pointer("ld"), pointer("rows"), pointer("n"), pointer("lse")
 		scale := k.argument("scale")
 		SHLQ(Imm(2), ld)
-		e := k.expWide()
+		e := k.expOfMany()
 		eachRow(k, rows, n, func(left func() Register) {
 			m := k.vec()
 			VBROADCASTSS(Mem{Base: lse}, m)
