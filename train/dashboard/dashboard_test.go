@@ -270,7 +270,7 @@ func TestStuckClientsAreNoBurden(t *testing.T) {
 	t.Logf("16 stuck clients: %v of processor time in 3 s", spent)
 	require.Less(t, spent, 30*time.Millisecond)
 
-	for len(all) < maxClients+8 {
+	for range maxClients + 8 { // enough even if the stuck ones have been dropped by now
 		c, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(s.URL(), "http:"), "/"))
 		require.NoError(t, err)
 		all = append(all, c)
