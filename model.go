@@ -170,7 +170,7 @@ func NewParams(c Config) (*Params, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return ParamsOf(c, mem.Floats(c.NumParams()))
+	return ParamsOf(c, mem.Stream(c.NumParams()))
 }
 
 // ParamsOf returns Params that are views of data, which the caller owns. It

@@ -95,7 +95,7 @@ func NewAdamState(c Config) (*AdamState, error) {
 		return nil, err
 	}
 	n := c.NumParams()
-	return &AdamState{M: mem.Floats(n), V: mem.Floats(n)}, nil
+	return &AdamState{M: mem.Stream(n), V: mem.Stream(n)}, nil
 }
 
 // AdamStep takes one step of AdamW (ops.AdamW has the formula) on every

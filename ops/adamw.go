@@ -35,24 +35,21 @@ func AdamW(p, g, m, v []float32, t int, h Adam) {
 	}
 	bias1 := 1 - math.Pow(h.Beta1, float64(t))
 	bias2 := 1 - math.Pow(h.Beta2, float64(t))
-	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, h.ZeroGrad, simd.AdamW{
+	adamWLoop.For(len(p), grain(1), adamWArgs{p, g, m, v, simd.AdamW{
 		GradScale: float32(h.GradScale),
 		Beta1:     float32(h.Beta1), Rest1: float32(1 - h.Beta1),
 		Beta2: float32(h.Beta2), Rest2: float32(1 - h.Beta2),
 		Decay: float32(h.LR * h.WeightDecay), Step: float32(h.LR / bias1),
 		Root: float32(1 / math.Sqrt(bias2)), Eps: float32(h.Eps),
+		ZeroGrad: h.ZeroGrad,
 	}})
 }
 
 type adamWArgs struct {
 	p, g, m, v []float32
-	zero       bool
 	factors    simd.AdamW // computed once a step, in float64
 }
 
 var adamWLoop = par.New(func(a *adamWArgs, lo, hi int) {
 	a.factors.Update(a.p[lo:hi], a.g[lo:hi], a.m[lo:hi], a.v[lo:hi])
-	if a.zero {
-		clear(a.g[lo:hi]) // it is still in the cache
-	}
 })

@@ -67,7 +67,7 @@ func StreamBytes() int { return min(max(2*lastCache(), 256<<20), 1<<30) }
 // NewStreams returns Streams of so many bytes.
 func NewStreams(bytes int) *Streams {
 	n := max(bytes/16/blockFloats, 1) * blockFloats
-	s := &Streams{mem.Floats(n), mem.Floats(n), mem.Floats(n), mem.Floats(n)}
+	s := &Streams{mem.Stream(n), mem.Stream(n), mem.Stream(n), mem.Stream(n)}
 	s.Update(runtime.NumCPU()) // the first touch
 	return s
 }

@@ -12,12 +12,14 @@ type AdamW struct {
 	Step         float32 // α/(1−β₁ᵗ)
 	Root         float32 // 1/√(1−β₂ᵗ)
 	Eps          float32
+	ZeroGrad     bool
 }
 
 // Update takes the step on p, m and v with the gradient g, with d = g·GradScale:
 //
 //	m ← Beta1·m + Rest1·d,  v ← Beta2·v + Rest2·d²
 //	p ← p − (Decay·p + Step·m/(√v·Root + Eps))
+//	g ← 0 if ZeroGrad
 //
 // The decay is part of the one step: 1 − Decay would lose most of a small Decay.
 // A moment that would become subnormal becomes 0, and a kernel may take any
@@ -44,6 +46,9 @@ func goAdamW(p, g, m, v []float32, f *AdamW) {
 		}
 		m[i], v[i] = mi, vi
 		p[i] -= f.Decay*p[i] + f.Step*mi/(float32(math.Sqrt(float64(vi)))*f.Root+f.Eps)
+		if f.ZeroGrad {
+			g[i] = 0
+		}
 	}
 }
 

@@ -6,19 +6,23 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/chainrule-go/chainrule/internal/mem"
 	"github.com/chainrule-go/chainrule/internal/par"
 )
 
 // What AdamW and the norm reach of what memory gives, on one core and on all:
-// 28 bytes a parameter, 4 for the norm. Compare within one run.
+// 28 bytes a parameter or 32, 4 for the norm. Compare within one run.
 func BenchmarkBandwidth(b *testing.B) {
 	const n, chunk = 24 << 20, 16 << 10 // 400 MB
 	r := rand.New(rand.NewPCG(13, 14))
-	p, g, m, v := random(r, n), make([]float32, n), make([]float32, n), make([]float32, n)
+	p, g, m, v := mem.Stream(n), mem.Stream(n), mem.Stream(n), mem.Stream(n)
+	copy(p, random(r, n))
 	for i := range p {
 		g[i], m[i], v[i] = 1e-3*p[n-1-i], 1e-3*p[i], 1e-6*p[i]*p[i]
 	}
-	f := AdamW{1, 0.9, 0.1, 0.95, 0.05, 1e-5, 1e-4, 1, 1e-8}
+	f := AdamW{1, 0.9, 0.1, 0.95, 0.05, 1e-5, 1e-4, 1, 1e-8, false}
+	zeroing := f
+	zeroing.ZeroGrad = true
 	var sums [n / chunk]float64
 	for _, c := range []struct {
 		name  string
@@ -27,6 +31,7 @@ func BenchmarkBandwidth(b *testing.B) {
 	}{
 		{"AdamTraffic", 28, par.New(func(_ *struct{}, lo, hi int) { AdamTraffic(p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi]) })},
 		{"AdamW", 28, par.New(func(_ *struct{}, lo, hi int) { f.Update(p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi]) })},
+		{"AdamWZeroGrad", 32, par.New(func(_ *struct{}, lo, hi int) { zeroing.Update(p[lo:hi], g[lo:hi], m[lo:hi], v[lo:hi]) })},
 		{"SumSquares", 4, par.New(func(_ *struct{}, lo, hi int) { sums[lo/chunk] = SumSquares(p[lo:hi]) })},
 		{"Max", 4, par.New(func(_ *struct{}, lo, hi int) { Max(p[lo:hi]) })},
 		{"clear", 4, par.New(func(_ *struct{}, lo, hi int) { clear(g[lo:hi]) })},

@@ -289,9 +289,9 @@ func kernelDSoftmaxRows(p, dp []float32, ld, n int, scale float32, lse []float32
 func kernelAdamW(p, g, m, v []float32, f *AdamW) {
 	switch set {
 	case isa.AVX512:
-		adamWAVX512(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale)
+		adamWAVX512(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale, f.ZeroGrad)
 	case isa.AVX2:
-		adamWAVX2(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale)
+		adamWAVX2(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale, f.ZeroGrad)
 	default:
 		goAdamW(p, g, m, v, f)
 	}

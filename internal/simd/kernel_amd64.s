@@ -3222,19 +3222,20 @@ end:
 	VZEROUPPER
 	RET
 
-// func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+// func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32, zero bool)
 // Requires: AVX, FMA3, MMX+, SSE
-TEXT ·adamWAVX2(SB), NOSPLIT, $8-48
+TEXT ·adamWAVX2(SB), NOSPLIT, $8-49
 	MOVQ         p+0(FP), AX
 	MOVQ         grad+8(FP), CX
 	MOVQ         m+16(FP), DX
 	MOVQ         v+24(FP), BX
 	MOVQ         n+32(FP), SI
 	MOVQ         f+40(FP), DI
+	MOVB         zero+48(FP), R8
 	STMXCSR      (SP)
-	MOVL         (SP), R8
-	ORL          $0x00008040, R8
-	MOVL         R8, 4(SP)
+	MOVL         (SP), R9
+	ORL          $0x00008040, R9
+	MOVL         R9, 4(SP)
 	LDMXCSR      4(SP)
 	VBROADCASTSS (DI), Y0
 	VBROADCASTSS 4(DI), Y1
@@ -3245,15 +3246,17 @@ TEXT ·adamWAVX2(SB), NOSPLIT, $8-48
 	VBROADCASTSS 24(DI), Y6
 	VBROADCASTSS 28(DI), Y7
 	VBROADCASTSS 32(DI), Y8
+	TESTB        R8, R8
+	JNZ          zero
 	XORQ         DI, DI
 
-by2:
+keepby2:
 	CMPQ        SI, $+16
-	JLT         by2end
-	PREFETCHT0  1024(AX)(DI*1)
-	PREFETCHT0  1024(CX)(DI*1)
-	PREFETCHT0  1024(DX)(DI*1)
-	PREFETCHT0  1024(BX)(DI*1)
+	JLT         keepby2end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(CX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
 	VMOVUPS     (CX)(DI*1), Y9
 	VMOVUPS     (DX)(DI*1), Y10
 	VMOVUPS     (BX)(DI*1), Y11
@@ -3273,10 +3276,10 @@ by2:
 	VFMADD231PS Y9, Y5, Y10
 	VSUBPS      Y10, Y9, Y9
 	VMOVUPS     Y9, (AX)(DI*1)
-	PREFETCHT0  1056(AX)(DI*1)
-	PREFETCHT0  1056(CX)(DI*1)
-	PREFETCHT0  1056(DX)(DI*1)
-	PREFETCHT0  1056(BX)(DI*1)
+	PREFETCHT1  1056(AX)(DI*1)
+	PREFETCHT1  1056(CX)(DI*1)
+	PREFETCHT1  1056(DX)(DI*1)
+	PREFETCHT1  1056(BX)(DI*1)
 	VMOVUPS     32(CX)(DI*1), Y9
 	VMOVUPS     32(DX)(DI*1), Y10
 	VMOVUPS     32(BX)(DI*1), Y11
@@ -3298,16 +3301,16 @@ by2:
 	VMOVUPS     Y9, 32(AX)(DI*1)
 	ADDQ        $+64, DI
 	SUBQ        $+16, SI
-	JMP         by2
+	JMP         keepby2
 
-by2end:
-by1:
+keepby2end:
+keepby1:
 	CMPQ        SI, $+8
-	JLT         by1end
-	PREFETCHT0  1024(AX)(DI*1)
-	PREFETCHT0  1024(CX)(DI*1)
-	PREFETCHT0  1024(DX)(DI*1)
-	PREFETCHT0  1024(BX)(DI*1)
+	JLT         keepby1end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(CX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
 	VMOVUPS     (CX)(DI*1), Y9
 	VMOVUPS     (DX)(DI*1), Y10
 	VMOVUPS     (BX)(DI*1), Y11
@@ -3329,19 +3332,19 @@ by1:
 	VMOVUPS     Y9, (AX)(DI*1)
 	ADDQ        $+32, DI
 	SUBQ        $+8, SI
-	JMP         by1
+	JMP         keepby1
 
-by1end:
+keepby1end:
 	TESTQ       SI, SI
-	JZ          done
+	JZ          keepdone
 	LEAQ        tails<>+32(SB), R8
 	SHLQ        $0x02, SI
 	SUBQ        SI, R8
 	VMOVDQU     (R8), Y9
-	PREFETCHT0  1024(AX)(DI*1)
-	PREFETCHT0  1024(CX)(DI*1)
-	PREFETCHT0  1024(DX)(DI*1)
-	PREFETCHT0  1024(BX)(DI*1)
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(CX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
 	VMASKMOVPS  (CX)(DI*1), Y9, Y10
 	VMASKMOVPS  (DX)(DI*1), Y9, Y11
 	VMASKMOVPS  (BX)(DI*1), Y9, Y12
@@ -3362,7 +3365,134 @@ by1end:
 	VSUBPS      Y11, Y0, Y0
 	VMASKMOVPS  Y0, Y9, (AX)(DI*1)
 
-done:
+keepdone:
+	JMP end
+
+zero:
+	VXORPS Y9, Y9, Y9
+	XORQ   DI, DI
+
+clearby2:
+	CMPQ        SI, $+16
+	JLT         clearby2end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(CX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	VMOVUPS     (CX)(DI*1), Y10
+	VMOVUPS     (DX)(DI*1), Y11
+	VMOVUPS     (BX)(DI*1), Y12
+	VMOVUPS     Y9, (CX)(DI*1)
+	VMULPS      Y0, Y10, Y10
+	VMULPS      Y2, Y10, Y13
+	VFMADD213PS Y13, Y1, Y11
+	VMOVUPS     Y11, (DX)(DI*1)
+	VMULPS      Y10, Y10, Y10
+	VMULPS      Y4, Y10, Y10
+	VFMADD213PS Y10, Y3, Y12
+	VMOVUPS     Y12, (BX)(DI*1)
+	VSQRTPS     Y12, Y12
+	VFMADD213PS Y8, Y7, Y12
+	VMULPS      Y6, Y11, Y11
+	VDIVPS      Y12, Y11, Y11
+	VMOVUPS     (AX)(DI*1), Y10
+	VFMADD231PS Y10, Y5, Y11
+	VSUBPS      Y11, Y10, Y10
+	VMOVUPS     Y10, (AX)(DI*1)
+	PREFETCHT1  1056(AX)(DI*1)
+	PREFETCHT1  1056(CX)(DI*1)
+	PREFETCHT1  1056(DX)(DI*1)
+	PREFETCHT1  1056(BX)(DI*1)
+	VMOVUPS     32(CX)(DI*1), Y10
+	VMOVUPS     32(DX)(DI*1), Y11
+	VMOVUPS     32(BX)(DI*1), Y12
+	VMOVUPS     Y9, 32(CX)(DI*1)
+	VMULPS      Y0, Y10, Y10
+	VMULPS      Y2, Y10, Y13
+	VFMADD213PS Y13, Y1, Y11
+	VMOVUPS     Y11, 32(DX)(DI*1)
+	VMULPS      Y10, Y10, Y10
+	VMULPS      Y4, Y10, Y10
+	VFMADD213PS Y10, Y3, Y12
+	VMOVUPS     Y12, 32(BX)(DI*1)
+	VSQRTPS     Y12, Y12
+	VFMADD213PS Y8, Y7, Y12
+	VMULPS      Y6, Y11, Y11
+	VDIVPS      Y12, Y11, Y11
+	VMOVUPS     32(AX)(DI*1), Y10
+	VFMADD231PS Y10, Y5, Y11
+	VSUBPS      Y11, Y10, Y10
+	VMOVUPS     Y10, 32(AX)(DI*1)
+	ADDQ        $+64, DI
+	SUBQ        $+16, SI
+	JMP         clearby2
+
+clearby2end:
+clearby1:
+	CMPQ        SI, $+8
+	JLT         clearby1end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(CX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	VMOVUPS     (CX)(DI*1), Y10
+	VMOVUPS     (DX)(DI*1), Y11
+	VMOVUPS     (BX)(DI*1), Y12
+	VMOVUPS     Y9, (CX)(DI*1)
+	VMULPS      Y0, Y10, Y10
+	VMULPS      Y2, Y10, Y13
+	VFMADD213PS Y13, Y1, Y11
+	VMOVUPS     Y11, (DX)(DI*1)
+	VMULPS      Y10, Y10, Y10
+	VMULPS      Y4, Y10, Y10
+	VFMADD213PS Y10, Y3, Y12
+	VMOVUPS     Y12, (BX)(DI*1)
+	VSQRTPS     Y12, Y12
+	VFMADD213PS Y8, Y7, Y12
+	VMULPS      Y6, Y11, Y11
+	VDIVPS      Y12, Y11, Y11
+	VMOVUPS     (AX)(DI*1), Y10
+	VFMADD231PS Y10, Y5, Y11
+	VSUBPS      Y11, Y10, Y10
+	VMOVUPS     Y10, (AX)(DI*1)
+	ADDQ        $+32, DI
+	SUBQ        $+8, SI
+	JMP         clearby1
+
+clearby1end:
+	TESTQ       SI, SI
+	JZ          cleardone
+	LEAQ        tails<>+32(SB), R8
+	SHLQ        $0x02, SI
+	SUBQ        SI, R8
+	VMOVDQU     (R8), Y10
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(CX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	VMASKMOVPS  (CX)(DI*1), Y10, Y11
+	VMASKMOVPS  (DX)(DI*1), Y10, Y12
+	VMASKMOVPS  (BX)(DI*1), Y10, Y13
+	VMASKMOVPS  Y9, Y10, (CX)(DI*1)
+	VMULPS      Y0, Y11, Y11
+	VMULPS      Y2, Y11, Y0
+	VFMADD213PS Y0, Y1, Y12
+	VMASKMOVPS  Y12, Y10, (DX)(DI*1)
+	VMULPS      Y11, Y11, Y11
+	VMULPS      Y4, Y11, Y11
+	VFMADD213PS Y11, Y3, Y13
+	VMASKMOVPS  Y13, Y10, (BX)(DI*1)
+	VSQRTPS     Y13, Y13
+	VFMADD213PS Y8, Y7, Y13
+	VMULPS      Y6, Y12, Y12
+	VDIVPS      Y13, Y12, Y12
+	VMASKMOVPS  (AX)(DI*1), Y10, Y0
+	VFMADD231PS Y0, Y5, Y12
+	VSUBPS      Y12, Y0, Y0
+	VMASKMOVPS  Y0, Y10, (AX)(DI*1)
+
+cleardone:
+end:
 	LDMXCSR (SP)
 	VZEROUPPER
 	RET
@@ -6770,19 +6900,20 @@ end:
 	VZEROUPPER
 	RET
 
-// func adamWAVX512(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+// func adamWAVX512(p *float32, grad *float32, m *float32, v *float32, n int, f *float32, zero bool)
 // Requires: AVX, AVX512F, MMX+, SSE
-TEXT ·adamWAVX512(SB), NOSPLIT, $8-48
+TEXT ·adamWAVX512(SB), NOSPLIT, $8-49
 	MOVQ         p+0(FP), AX
 	MOVQ         grad+8(FP), DX
 	MOVQ         m+16(FP), BX
 	MOVQ         v+24(FP), SI
 	MOVQ         n+32(FP), CX
 	MOVQ         f+40(FP), DI
+	MOVB         zero+48(FP), R8
 	STMXCSR      (SP)
-	MOVL         (SP), R8
-	ORL          $0x00008040, R8
-	MOVL         R8, 4(SP)
+	MOVL         (SP), R9
+	ORL          $0x00008040, R9
+	MOVL         R9, 4(SP)
 	LDMXCSR      4(SP)
 	VBROADCASTSS (DI), Z0
 	VBROADCASTSS 4(DI), Z1
@@ -6793,15 +6924,17 @@ TEXT ·adamWAVX512(SB), NOSPLIT, $8-48
 	VBROADCASTSS 24(DI), Z6
 	VBROADCASTSS 28(DI), Z7
 	VBROADCASTSS 32(DI), Z8
+	TESTB        R8, R8
+	JNZ          zero
 	XORQ         DI, DI
 
-by2:
+keepby2:
 	CMPQ        CX, $+32
-	JLT         by2end
-	PREFETCHT0  1024(AX)(DI*1)
-	PREFETCHT0  1024(DX)(DI*1)
-	PREFETCHT0  1024(BX)(DI*1)
-	PREFETCHT0  1024(SI)(DI*1)
+	JLT         keepby2end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	PREFETCHT1  1024(SI)(DI*1)
 	VMOVUPS     (DX)(DI*1), Z9
 	VMOVUPS     (BX)(DI*1), Z10
 	VMOVUPS     (SI)(DI*1), Z11
@@ -6821,10 +6954,10 @@ by2:
 	VFMADD231PS Z9, Z5, Z10
 	VSUBPS      Z10, Z9, Z9
 	VMOVUPS     Z9, (AX)(DI*1)
-	PREFETCHT0  1088(AX)(DI*1)
-	PREFETCHT0  1088(DX)(DI*1)
-	PREFETCHT0  1088(BX)(DI*1)
-	PREFETCHT0  1088(SI)(DI*1)
+	PREFETCHT1  1088(AX)(DI*1)
+	PREFETCHT1  1088(DX)(DI*1)
+	PREFETCHT1  1088(BX)(DI*1)
+	PREFETCHT1  1088(SI)(DI*1)
 	VMOVUPS     64(DX)(DI*1), Z9
 	VMOVUPS     64(BX)(DI*1), Z10
 	VMOVUPS     64(SI)(DI*1), Z11
@@ -6846,16 +6979,16 @@ by2:
 	VMOVUPS     Z9, 64(AX)(DI*1)
 	ADDQ        $+128, DI
 	SUBQ        $+32, CX
-	JMP         by2
+	JMP         keepby2
 
-by2end:
-by1:
+keepby2end:
+keepby1:
 	CMPQ        CX, $+16
-	JLT         by1end
-	PREFETCHT0  1024(AX)(DI*1)
-	PREFETCHT0  1024(DX)(DI*1)
-	PREFETCHT0  1024(BX)(DI*1)
-	PREFETCHT0  1024(SI)(DI*1)
+	JLT         keepby1end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	PREFETCHT1  1024(SI)(DI*1)
 	VMOVUPS     (DX)(DI*1), Z9
 	VMOVUPS     (BX)(DI*1), Z10
 	VMOVUPS     (SI)(DI*1), Z11
@@ -6877,19 +7010,19 @@ by1:
 	VMOVUPS     Z9, (AX)(DI*1)
 	ADDQ        $+64, DI
 	SUBQ        $+16, CX
-	JMP         by1
+	JMP         keepby1
 
-by1end:
+keepby1end:
 	TESTQ       CX, CX
-	JZ          done
+	JZ          keepdone
 	MOVL        $-1, R8
 	SHLL        CL, R8
 	NOTL        R8
 	KMOVW       R8, K1
-	PREFETCHT0  1024(AX)(DI*1)
-	PREFETCHT0  1024(DX)(DI*1)
-	PREFETCHT0  1024(BX)(DI*1)
-	PREFETCHT0  1024(SI)(DI*1)
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	PREFETCHT1  1024(SI)(DI*1)
 	VMOVUPS.Z   (DX)(DI*1), K1, Z9
 	VMOVUPS.Z   (BX)(DI*1), K1, Z10
 	VMOVUPS.Z   (SI)(DI*1), K1, Z11
@@ -6910,7 +7043,134 @@ by1end:
 	VSUBPS      Z10, Z0, Z0
 	VMOVUPS     Z0, K1, (AX)(DI*1)
 
-done:
+keepdone:
+	JMP end
+
+zero:
+	VXORPS Y9, Y9, Y9
+	XORQ   DI, DI
+
+clearby2:
+	CMPQ        CX, $+32
+	JLT         clearby2end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	PREFETCHT1  1024(SI)(DI*1)
+	VMOVUPS     (DX)(DI*1), Z10
+	VMOVUPS     (BX)(DI*1), Z11
+	VMOVUPS     (SI)(DI*1), Z12
+	VMOVUPS     Z9, (DX)(DI*1)
+	VMULPS      Z0, Z10, Z10
+	VMULPS      Z2, Z10, Z13
+	VFMADD213PS Z13, Z1, Z11
+	VMOVUPS     Z11, (BX)(DI*1)
+	VMULPS      Z10, Z10, Z10
+	VMULPS      Z4, Z10, Z10
+	VFMADD213PS Z10, Z3, Z12
+	VMOVUPS     Z12, (SI)(DI*1)
+	VSQRTPS     Z12, Z12
+	VFMADD213PS Z8, Z7, Z12
+	VMULPS      Z6, Z11, Z11
+	VDIVPS      Z12, Z11, Z11
+	VMOVUPS     (AX)(DI*1), Z10
+	VFMADD231PS Z10, Z5, Z11
+	VSUBPS      Z11, Z10, Z10
+	VMOVUPS     Z10, (AX)(DI*1)
+	PREFETCHT1  1088(AX)(DI*1)
+	PREFETCHT1  1088(DX)(DI*1)
+	PREFETCHT1  1088(BX)(DI*1)
+	PREFETCHT1  1088(SI)(DI*1)
+	VMOVUPS     64(DX)(DI*1), Z10
+	VMOVUPS     64(BX)(DI*1), Z11
+	VMOVUPS     64(SI)(DI*1), Z12
+	VMOVUPS     Z9, 64(DX)(DI*1)
+	VMULPS      Z0, Z10, Z10
+	VMULPS      Z2, Z10, Z13
+	VFMADD213PS Z13, Z1, Z11
+	VMOVUPS     Z11, 64(BX)(DI*1)
+	VMULPS      Z10, Z10, Z10
+	VMULPS      Z4, Z10, Z10
+	VFMADD213PS Z10, Z3, Z12
+	VMOVUPS     Z12, 64(SI)(DI*1)
+	VSQRTPS     Z12, Z12
+	VFMADD213PS Z8, Z7, Z12
+	VMULPS      Z6, Z11, Z11
+	VDIVPS      Z12, Z11, Z11
+	VMOVUPS     64(AX)(DI*1), Z10
+	VFMADD231PS Z10, Z5, Z11
+	VSUBPS      Z11, Z10, Z10
+	VMOVUPS     Z10, 64(AX)(DI*1)
+	ADDQ        $+128, DI
+	SUBQ        $+32, CX
+	JMP         clearby2
+
+clearby2end:
+clearby1:
+	CMPQ        CX, $+16
+	JLT         clearby1end
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	PREFETCHT1  1024(SI)(DI*1)
+	VMOVUPS     (DX)(DI*1), Z10
+	VMOVUPS     (BX)(DI*1), Z11
+	VMOVUPS     (SI)(DI*1), Z12
+	VMOVUPS     Z9, (DX)(DI*1)
+	VMULPS      Z0, Z10, Z10
+	VMULPS      Z2, Z10, Z13
+	VFMADD213PS Z13, Z1, Z11
+	VMOVUPS     Z11, (BX)(DI*1)
+	VMULPS      Z10, Z10, Z10
+	VMULPS      Z4, Z10, Z10
+	VFMADD213PS Z10, Z3, Z12
+	VMOVUPS     Z12, (SI)(DI*1)
+	VSQRTPS     Z12, Z12
+	VFMADD213PS Z8, Z7, Z12
+	VMULPS      Z6, Z11, Z11
+	VDIVPS      Z12, Z11, Z11
+	VMOVUPS     (AX)(DI*1), Z10
+	VFMADD231PS Z10, Z5, Z11
+	VSUBPS      Z11, Z10, Z10
+	VMOVUPS     Z10, (AX)(DI*1)
+	ADDQ        $+64, DI
+	SUBQ        $+16, CX
+	JMP         clearby1
+
+clearby1end:
+	TESTQ       CX, CX
+	JZ          cleardone
+	MOVL        $-1, R8
+	SHLL        CL, R8
+	NOTL        R8
+	KMOVW       R8, K1
+	PREFETCHT1  1024(AX)(DI*1)
+	PREFETCHT1  1024(DX)(DI*1)
+	PREFETCHT1  1024(BX)(DI*1)
+	PREFETCHT1  1024(SI)(DI*1)
+	VMOVUPS.Z   (DX)(DI*1), K1, Z10
+	VMOVUPS.Z   (BX)(DI*1), K1, Z11
+	VMOVUPS.Z   (SI)(DI*1), K1, Z12
+	VMOVUPS     Z9, K1, (DX)(DI*1)
+	VMULPS      Z0, Z10, Z10
+	VMULPS      Z2, Z10, Z0
+	VFMADD213PS Z0, Z1, Z11
+	VMOVUPS     Z11, K1, (BX)(DI*1)
+	VMULPS      Z10, Z10, Z10
+	VMULPS      Z4, Z10, Z10
+	VFMADD213PS Z10, Z3, Z12
+	VMOVUPS     Z12, K1, (SI)(DI*1)
+	VSQRTPS     Z12, Z12
+	VFMADD213PS Z8, Z7, Z12
+	VMULPS      Z6, Z11, Z11
+	VDIVPS      Z12, Z11, Z11
+	VMOVUPS.Z   (AX)(DI*1), K1, Z0
+	VFMADD231PS Z0, Z5, Z11
+	VSUBPS      Z11, Z0, Z0
+	VMOVUPS     Z0, K1, (AX)(DI*1)
+
+cleardone:
+end:
 	LDMXCSR (SP)
 	VZEROUPPER
 	RET

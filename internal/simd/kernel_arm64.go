@@ -95,7 +95,7 @@ func kernelSwiglu(out, h1, h3 []float32) {
 
 func kernelAdamW(p, g, m, v []float32, f *AdamW) {
 	if set == isa.NEON {
-		adamWNEON(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale)
+		adamWNEON(ptr(p), ptr(g), ptr(m), ptr(v), len(v), &f.GradScale, f.ZeroGrad)
 		return
 	}
 	goAdamW(p, g, m, v, f)

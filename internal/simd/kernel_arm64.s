@@ -611,14 +611,17 @@ done:
 	FMLA4S(21, w, t) \
 	FSUB4S(t, w, w)
 
-// func adamWNEON(p, grad, m, v *float32, n int, f *float32)
-TEXT ·adamWNEON(SB), NOSPLIT, $0-48
+// func adamWNEON(p, grad, m, v *float32, n int, f *float32, zero bool)
+TEXT ·adamWNEON(SB), NOSPLIT, $0-49
 	MOVD p+0(FP), R0
 	MOVD grad+8(FP), R1
 	MOVD m+16(FP), R3
 	MOVD v+24(FP), R4
 	MOVD n+32(FP), R2
 	MOVD f+40(FP), R5
+	MOVBU zero+48(FP), R8
+	VEOR V26.B16, V26.B16, V26.B16
+	VEOR V27.B16, V27.B16, V27.B16
 	MOVD FPCR, R6
 	ORR  $(1<<24), R6, R7 // subnormal is zero, until the end
 	MOVD R7, FPCR
@@ -636,9 +639,14 @@ two:
 	SUBS $8, R2, R2
 	BLT  rest
 	VLD1 (R0), [V0.S4, V1.S4]
-	VLD1.P 32(R1), [V2.S4, V3.S4]
+	VLD1 (R1), [V2.S4, V3.S4]
 	VLD1 (R3), [V4.S4, V5.S4]
 	VLD1 (R4), [V6.S4, V7.S4]
+	CBZ  R8, keep
+	VST1 [V26.S4, V27.S4], (R1)
+
+keep:
+	ADD $32, R1
 	ADAMW(0, 2, 4, 6, 8)
 	ADAMW(1, 3, 5, 7, 9)
 	VST1.P [V0.S4, V1.S4], 32(R0)
@@ -652,9 +660,14 @@ rest:
 
 one:
 	FMOVS (R0), F0
-	FMOVS.P 4(R1), F2
+	FMOVS (R1), F2
 	FMOVS (R3), F4
 	FMOVS (R4), F6
+	CBZ   R8, keepOne
+	FMOVS F26, (R1)
+
+keepOne:
+	ADD $4, R1
 	ADAMW(0, 2, 4, 6, 8)
 	FMOVS.P F0, 4(R0)
 	FMOVS.P F4, 4(R3)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -39,7 +40,10 @@ type loop struct {
 	tol float64
 }
 
-var adamFactors = AdamW{0.5, 0.9, 0.1, 0.95, 0.05, 1e-3, 2e-3, 1.5, 1e-3}
+var (
+	adamFactors = AdamW{0.5, 0.9, 0.1, 0.95, 0.05, 1e-3, 2e-3, 1.5, 1e-3, false}
+	adamZeroing = AdamW{0.5, 0.9, 0.1, 0.95, 0.05, 1e-3, 2e-3, 1.5, 1e-3, true}
+)
 
 func none(f func()) float64 { f(); return 0 }
 
@@ -103,6 +107,13 @@ var loops = []loop{
 		func(s [][]float32) float64 {
 			return none(func() { goAdamW(s[0], s[1], s[2], s[3], &adamFactors) })
 		}, 1e-6},
+	{"AdamW, ZeroGrad", 4, 4,
+		func(s [][]float32) float64 {
+			return none(func() { adamZeroing.Update(s[0], s[1], s[2], s[3]) })
+		},
+		func(s [][]float32) float64 {
+			return none(func() { goAdamW(s[0], s[1], s[2], s[3], &adamZeroing) })
+		}, 1e-6},
 	{"AdamTraffic", 4, 4,
 		func(s [][]float32) float64 { return none(func() { AdamTraffic(s[0], s[1], s[2], s[3]) }) },
 		func(s [][]float32) float64 { return none(func() { goAdamTraffic(s[0], s[1], s[2], s[3]) }) }, 0},
@@ -114,7 +125,7 @@ func (l loop) data(r *rand.Rand, n int) [][]float32 {
 	for i := range data {
 		data[i] = random(r, n)
 	}
-	if l.name == "AdamW" {
+	if strings.HasPrefix(l.name, "AdamW") {
 		for i, v := range data[3] {
 			data[3][i] = v * v
 		}
@@ -503,7 +514,7 @@ func requireBits(t *testing.T, want, got []float32, what string, n, rows int) {
 // Numbers that decayed to nothing do not slow it down.
 func BenchmarkAdamWOfSubnormals(b *testing.B) {
 	const n = 4096
-	f := AdamW{1, 0.9, 0.1, 0.95, 0.05, 1e-5, 1e-4, 1, 1e-8}
+	f := AdamW{1, 0.9, 0.1, 0.95, 0.05, 1e-5, 1e-4, 1, 1e-8, false}
 	p, g := random(rand.New(rand.NewPCG(15, 16)), n), make([]float32, n)
 	for _, size := range []float32{1e-4, 1e-40} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {

@@ -181,10 +181,10 @@ func dSoftmaxRowsAVX2(p *float32, dp *float32, ld int, rows int, n int, scale fl
 
 // adamWAVX2 is
 //
-//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }
+//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]); if zero { grad[i] = 0 } }
 //
 //go:noescape
-func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+func adamWAVX2(p *float32, grad *float32, m *float32, v *float32, n int, f *float32, zero bool)
 
 // adamTrafficAVX2 is
 //
@@ -370,10 +370,10 @@ func dSoftmaxRowsAVX512(p *float32, dp *float32, ld int, rows int, n int, scale 
 
 // adamWAVX512 is
 //
-//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }
+//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]); if zero { grad[i] = 0 } }
 //
 //go:noescape
-func adamWAVX512(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+func adamWAVX512(p *float32, grad *float32, m *float32, v *float32, n int, f *float32, zero bool)
 
 // adamTrafficAVX512 is
 //

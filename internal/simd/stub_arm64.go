@@ -81,7 +81,7 @@ func swigluNEON(out *float32, h1 *float32, h3 *float32, n int)
 
 // adamWNEON is
 //
-//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]) }
+//	for i := range n { d := grad[i]*f[0]; m[i] = f[1]*m[i] + f[2]*d; v[i] = f[3]*v[i] + f[4]*(d*d); p[i] -= f[5]*p[i] + f[6]*m[i]/(sqrt(v[i])*f[7]+f[8]); if zero { grad[i] = 0 } }
 //
 //go:noescape
-func adamWNEON(p *float32, grad *float32, m *float32, v *float32, n int, f *float32)
+func adamWNEON(p *float32, grad *float32, m *float32, v *float32, n int, f *float32, zero bool)
