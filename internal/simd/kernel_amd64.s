@@ -397,16 +397,16 @@ TEXT ·sumExpAVX2(SB), NOSPLIT, $0-32
 by4:
 	CMPQ         CX, $+32
 	JLT          by4end
-	PREFETCHT0   16384(AX)(DX*1)
+	PREFETCHT1   16384(AX)(DX*1)
 	VMOVUPS      (AX)(DX*1), Y3
 	VSUBPS       Y0, Y3, Y3
-	PREFETCHT0   16416(AX)(DX*1)
+	PREFETCHT1   16416(AX)(DX*1)
 	VMOVUPS      32(AX)(DX*1), Y4
 	VSUBPS       Y0, Y4, Y4
-	PREFETCHT0   16448(AX)(DX*1)
+	PREFETCHT1   16448(AX)(DX*1)
 	VMOVUPS      64(AX)(DX*1), Y5
 	VSUBPS       Y0, Y5, Y5
-	PREFETCHT0   16480(AX)(DX*1)
+	PREFETCHT1   16480(AX)(DX*1)
 	VMOVUPS      96(AX)(DX*1), Y6
 	VSUBPS       Y0, Y6, Y6
 	VMOVUPS      cc2d00000<>+0(SB), Y7
@@ -525,7 +525,7 @@ by4end:
 by1:
 	CMPQ         CX, $+8
 	JLT          by1end
-	PREFETCHT0   16384(AX)(DX*1)
+	PREFETCHT1   16384(AX)(DX*1)
 	VMOVUPS      (AX)(DX*1), Y3
 	VSUBPS       Y0, Y3, Y3
 	VMOVUPS      cc2d00000<>+0(SB), Y4
@@ -569,7 +569,7 @@ by1end:
 	SHLQ         $0x02, CX
 	SUBQ         CX, BX
 	VMOVDQU      (BX), Y3
-	PREFETCHT0   16384(AX)(DX*1)
+	PREFETCHT1   16384(AX)(DX*1)
 	VMASKMOVPS   (AX)(DX*1), Y3, Y4
 	VSUBPS       Y0, Y4, Y4
 	VMOVUPS      cc2d00000<>+0(SB), Y0
@@ -1031,7 +1031,7 @@ done:
 	RET
 
 // func dot3AVX2(x *float32, y *float32, z *float32, n int) (sum float64)
-// Requires: AVX, FMA3, SSE2
+// Requires: AVX, FMA3, MMX+, SSE2
 TEXT ·dot3AVX2(SB), NOSPLIT, $0-40
 	MOVQ   x+0(FP), AX
 	MOVQ   y+8(FP), CX
@@ -1046,6 +1046,8 @@ TEXT ·dot3AVX2(SB), NOSPLIT, $0-40
 by2:
 	CMPQ         BX, $+16
 	JLT          by2end
+	PREFETCHT0   1024(CX)(SI*1)
+	PREFETCHT0   1024(DX)(SI*1)
 	VMOVUPS      (AX)(SI*1), Y4
 	VMOVUPS      (CX)(SI*1), Y5
 	VMULPS       Y5, Y4, Y4
@@ -1056,6 +1058,8 @@ by2:
 	VCVTPS2PD    16(DX)(SI*1), Y7
 	VFMADD231PD  Y6, Y5, Y0
 	VFMADD231PD  Y7, Y4, Y1
+	PREFETCHT0   1056(CX)(SI*1)
+	PREFETCHT0   1056(DX)(SI*1)
 	VMOVUPS      32(AX)(SI*1), Y4
 	VMOVUPS      32(CX)(SI*1), Y5
 	VMULPS       Y5, Y4, Y4
@@ -1074,6 +1078,8 @@ by2end:
 by1:
 	CMPQ         BX, $+8
 	JLT          by1end
+	PREFETCHT0   1024(CX)(SI*1)
+	PREFETCHT0   1024(DX)(SI*1)
 	VMOVUPS      (AX)(SI*1), Y4
 	VMOVUPS      (CX)(SI*1), Y5
 	VMULPS       Y5, Y4, Y4
@@ -1095,6 +1101,8 @@ by1end:
 	SHLQ         $0x02, BX
 	SUBQ         BX, DI
 	VMOVDQU      (DI), Y4
+	PREFETCHT0   1024(CX)(SI*1)
+	PREFETCHT0   1024(DX)(SI*1)
 	VMASKMOVPS   (AX)(SI*1), Y4, Y5
 	VMASKMOVPS   (CX)(SI*1), Y4, Y6
 	VMULPS       Y6, Y5, Y5
@@ -1455,7 +1463,7 @@ done:
 	RET
 
 // func normalizeBackwardAVX2(dx *float32, dy *float32, x *float32, w *float32, n int, r float32, c float32)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·normalizeBackwardAVX2(SB), NOSPLIT, $0-48
 	MOVQ         dx+0(FP), AX
 	MOVQ         dy+8(FP), CX
@@ -1469,6 +1477,7 @@ TEXT ·normalizeBackwardAVX2(SB), NOSPLIT, $0-48
 by2:
 	CMPQ         SI, $+16
 	JLT          by2end
+	PREFETCHT0   1024(AX)(DI*1)
 	VMOVUPS      (DX)(DI*1), Y2
 	VMOVUPS      (BX)(DI*1), Y3
 	VMOVUPS      (CX)(DI*1), Y4
@@ -1478,6 +1487,7 @@ by2:
 	VFNMADD231PS Y2, Y1, Y4
 	VFMADD231PS  Y4, Y0, Y5
 	VMOVUPS      Y5, (AX)(DI*1)
+	PREFETCHT0   1056(AX)(DI*1)
 	VMOVUPS      32(DX)(DI*1), Y2
 	VMOVUPS      32(BX)(DI*1), Y3
 	VMOVUPS      32(CX)(DI*1), Y4
@@ -1495,6 +1505,7 @@ by2end:
 by1:
 	CMPQ         SI, $+8
 	JLT          by1end
+	PREFETCHT0   1024(AX)(DI*1)
 	VMOVUPS      (DX)(DI*1), Y2
 	VMOVUPS      (BX)(DI*1), Y3
 	VMOVUPS      (CX)(DI*1), Y4
@@ -1515,6 +1526,7 @@ by1end:
 	SHLQ         $0x02, SI
 	SUBQ         SI, R8
 	VMOVDQU      (R8), Y2
+	PREFETCHT0   1024(AX)(DI*1)
 	VMASKMOVPS   (DX)(DI*1), Y2, Y3
 	VMASKMOVPS   (BX)(DI*1), Y2, Y4
 	VMASKMOVPS   (CX)(DI*1), Y2, Y5
@@ -1674,7 +1686,7 @@ done:
 	RET
 
 // func swigluAVX2(out *float32, h1 *float32, h3 *float32, n int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·swigluAVX2(SB), NOSPLIT, $0-32
 	MOVQ   out+0(FP), AX
 	MOVQ   h1+8(FP), CX
@@ -1686,6 +1698,8 @@ TEXT ·swigluAVX2(SB), NOSPLIT, $0-32
 by2:
 	CMPQ         BX, $+16
 	JLT          by2end
+	PREFETCHT0   4096(CX)(SI*1)
+	PREFETCHT0   4096(DX)(SI*1)
 	VMOVUPS      (CX)(SI*1), Y1
 	VSUBPS       Y1, Y0, Y2
 	VMOVUPS      cc2d00000<>+0(SB), Y3
@@ -1718,6 +1732,8 @@ by2:
 	VMOVUPS      (DX)(SI*1), Y2
 	VMULPS       Y2, Y1, Y1
 	VMOVUPS      Y1, (AX)(SI*1)
+	PREFETCHT0   4128(CX)(SI*1)
+	PREFETCHT0   4128(DX)(SI*1)
 	VMOVUPS      32(CX)(SI*1), Y1
 	VSUBPS       Y1, Y0, Y2
 	VMOVUPS      cc2d00000<>+0(SB), Y3
@@ -1758,6 +1774,8 @@ by2end:
 by1:
 	CMPQ         BX, $+8
 	JLT          by1end
+	PREFETCHT0   4096(CX)(SI*1)
+	PREFETCHT0   4096(DX)(SI*1)
 	VMOVUPS      (CX)(SI*1), Y1
 	VSUBPS       Y1, Y0, Y2
 	VMOVUPS      cc2d00000<>+0(SB), Y3
@@ -1801,6 +1819,8 @@ by1end:
 	SHLQ         $0x02, BX
 	SUBQ         BX, DI
 	VMOVDQU      (DI), Y1
+	PREFETCHT0   4096(CX)(SI*1)
+	PREFETCHT0   4096(DX)(SI*1)
 	VMASKMOVPS   (CX)(SI*1), Y1, Y2
 	VSUBPS       Y2, Y0, Y0
 	VMOVUPS      cc2d00000<>+0(SB), Y3
@@ -1839,7 +1859,7 @@ done:
 	RET
 
 // func swigluBackwardAVX2(dh1 *float32, dh3 *float32, dout *float32, h1 *float32, h3 *float32, n int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·swigluBackwardAVX2(SB), NOSPLIT, $0-48
 	MOVQ         dh1+0(FP), AX
 	MOVQ         dh3+8(FP), CX
@@ -1854,6 +1874,9 @@ TEXT ·swigluBackwardAVX2(SB), NOSPLIT, $0-48
 by2:
 	CMPQ         DI, $+16
 	JLT          by2end
+	PREFETCHT0   4096(BX)(R8*1)
+	PREFETCHT0   4096(SI)(R8*1)
+	PREFETCHT0   4096(DX)(R8*1)
 	VMOVUPS      (BX)(R8*1), Y2
 	VSUBPS       Y2, Y0, Y3
 	VMOVUPS      cc2d00000<>+0(SB), Y4
@@ -1894,6 +1917,9 @@ by2:
 	VMULPS       Y4, Y5, Y5
 	VMULPS       Y3, Y5, Y5
 	VMOVUPS      Y5, (AX)(R8*1)
+	PREFETCHT0   4128(BX)(R8*1)
+	PREFETCHT0   4128(SI)(R8*1)
+	PREFETCHT0   4128(DX)(R8*1)
 	VMOVUPS      32(BX)(R8*1), Y2
 	VSUBPS       Y2, Y0, Y3
 	VMOVUPS      cc2d00000<>+0(SB), Y4
@@ -1942,6 +1968,9 @@ by2end:
 by1:
 	CMPQ         DI, $+8
 	JLT          by1end
+	PREFETCHT0   4096(BX)(R8*1)
+	PREFETCHT0   4096(SI)(R8*1)
+	PREFETCHT0   4096(DX)(R8*1)
 	VMOVUPS      (BX)(R8*1), Y2
 	VSUBPS       Y2, Y0, Y3
 	VMOVUPS      cc2d00000<>+0(SB), Y4
@@ -1993,6 +2022,9 @@ by1end:
 	SHLQ         $0x02, DI
 	SUBQ         DI, R9
 	VMOVDQU      (R9), Y2
+	PREFETCHT0   4096(BX)(R8*1)
+	PREFETCHT0   4096(SI)(R8*1)
+	PREFETCHT0   4096(DX)(R8*1)
 	VMASKMOVPS   (BX)(R8*1), Y2, Y3
 	VSUBPS       Y3, Y0, Y0
 	VMOVUPS      cc2d00000<>+0(SB), Y4
@@ -3961,16 +3993,16 @@ TEXT ·sumExpAVX512(SB), NOSPLIT, $0-32
 by4:
 	CMPQ          CX, $+64
 	JLT           by4end
-	PREFETCHT0    16384(AX)(DX*1)
+	PREFETCHT1    16384(AX)(DX*1)
 	VMOVUPS       (AX)(DX*1), Z15
 	VSUBPS        Z0, Z15, Z15
-	PREFETCHT0    16448(AX)(DX*1)
+	PREFETCHT1    16448(AX)(DX*1)
 	VMOVUPS       64(AX)(DX*1), Z16
 	VSUBPS        Z0, Z16, Z16
-	PREFETCHT0    16512(AX)(DX*1)
+	PREFETCHT1    16512(AX)(DX*1)
 	VMOVUPS       128(AX)(DX*1), Z17
 	VSUBPS        Z0, Z17, Z17
-	PREFETCHT0    16576(AX)(DX*1)
+	PREFETCHT1    16576(AX)(DX*1)
 	VMOVUPS       192(AX)(DX*1), Z18
 	VSUBPS        Z0, Z18, Z18
 	VMAXPS        Z15, Z1, Z15
@@ -4049,7 +4081,7 @@ by4end:
 by1:
 	CMPQ          CX, $+16
 	JLT           by1end
-	PREFETCHT0    16384(AX)(DX*1)
+	PREFETCHT1    16384(AX)(DX*1)
 	VMOVUPS       (AX)(DX*1), Z15
 	VSUBPS        Z0, Z15, Z15
 	VMAXPS        Z15, Z1, Z15
@@ -4083,7 +4115,7 @@ by1end:
 	SHLL          CL, BX
 	NOTL          BX
 	KMOVW         BX, K1
-	PREFETCHT0    16384(AX)(DX*1)
+	PREFETCHT1    16384(AX)(DX*1)
 	VMOVUPS.Z     (AX)(DX*1), K1, Z15
 	VSUBPS        Z0, Z15, Z15
 	VMAXPS        Z15, Z1, Z15
@@ -4505,7 +4537,7 @@ done:
 	RET
 
 // func dot3AVX512(x *float32, y *float32, z *float32, n int) (sum float64)
-// Requires: AVX, AVX512F, AVX512VL, SSE2
+// Requires: AVX, AVX512F, AVX512VL, MMX+, SSE2
 TEXT ·dot3AVX512(SB), NOSPLIT, $0-40
 	MOVQ   x+0(FP), AX
 	MOVQ   y+8(FP), DX
@@ -4520,6 +4552,8 @@ TEXT ·dot3AVX512(SB), NOSPLIT, $0-40
 by2:
 	CMPQ          CX, $+32
 	JLT           by2end
+	PREFETCHT0    1024(DX)(SI*1)
+	PREFETCHT0    1024(BX)(SI*1)
 	VMOVUPS       (AX)(SI*1), Z4
 	VMOVUPS       (DX)(SI*1), Z5
 	VMULPS        Z5, Z4, Z4
@@ -4530,6 +4564,8 @@ by2:
 	VCVTPS2PD     32(BX)(SI*1), Z7
 	VFMADD231PD   Z6, Z5, Z0
 	VFMADD231PD   Z7, Z4, Z1
+	PREFETCHT0    1088(DX)(SI*1)
+	PREFETCHT0    1088(BX)(SI*1)
 	VMOVUPS       64(AX)(SI*1), Z4
 	VMOVUPS       64(DX)(SI*1), Z5
 	VMULPS        Z5, Z4, Z4
@@ -4548,6 +4584,8 @@ by2end:
 by1:
 	CMPQ          CX, $+16
 	JLT           by1end
+	PREFETCHT0    1024(DX)(SI*1)
+	PREFETCHT0    1024(BX)(SI*1)
 	VMOVUPS       (AX)(SI*1), Z4
 	VMOVUPS       (DX)(SI*1), Z5
 	VMULPS        Z5, Z4, Z4
@@ -4569,6 +4607,8 @@ by1end:
 	SHLL          CL, DI
 	NOTL          DI
 	KMOVW         DI, K1
+	PREFETCHT0    1024(DX)(SI*1)
+	PREFETCHT0    1024(BX)(SI*1)
 	VMOVUPS.Z     (AX)(SI*1), K1, Z4
 	VMOVUPS.Z     (DX)(SI*1), K1, Z5
 	VMULPS        Z5, Z4, Z4
@@ -4927,7 +4967,7 @@ done:
 	RET
 
 // func normalizeBackwardAVX512(dx *float32, dy *float32, x *float32, w *float32, n int, r float32, c float32)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·normalizeBackwardAVX512(SB), NOSPLIT, $0-48
 	MOVQ         dx+0(FP), AX
 	MOVQ         dy+8(FP), DX
@@ -4941,6 +4981,7 @@ TEXT ·normalizeBackwardAVX512(SB), NOSPLIT, $0-48
 by2:
 	CMPQ         CX, $+32
 	JLT          by2end
+	PREFETCHT0   1024(AX)(DI*1)
 	VMOVUPS      (BX)(DI*1), Z2
 	VMOVUPS      (SI)(DI*1), Z3
 	VMOVUPS      (DX)(DI*1), Z4
@@ -4950,6 +4991,7 @@ by2:
 	VFNMADD231PS Z2, Z1, Z4
 	VFMADD231PS  Z4, Z0, Z5
 	VMOVUPS      Z5, (AX)(DI*1)
+	PREFETCHT0   1088(AX)(DI*1)
 	VMOVUPS      64(BX)(DI*1), Z2
 	VMOVUPS      64(SI)(DI*1), Z3
 	VMOVUPS      64(DX)(DI*1), Z4
@@ -4967,6 +5009,7 @@ by2end:
 by1:
 	CMPQ         CX, $+16
 	JLT          by1end
+	PREFETCHT0   1024(AX)(DI*1)
 	VMOVUPS      (BX)(DI*1), Z2
 	VMOVUPS      (SI)(DI*1), Z3
 	VMOVUPS      (DX)(DI*1), Z4
@@ -4987,6 +5030,7 @@ by1end:
 	SHLL         CL, R8
 	NOTL         R8
 	KMOVW        R8, K1
+	PREFETCHT0   1024(AX)(DI*1)
 	VMOVUPS.Z    (BX)(DI*1), K1, Z2
 	VMOVUPS.Z    (SI)(DI*1), K1, Z3
 	VMOVUPS.Z    (DX)(DI*1), K1, Z4
@@ -5146,7 +5190,7 @@ done:
 	RET
 
 // func swigluAVX512(out *float32, h1 *float32, h3 *float32, n int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·swigluAVX512(SB), NOSPLIT, $0-32
 	MOVQ         out+0(FP), AX
 	MOVQ         h1+8(FP), DX
@@ -5171,6 +5215,8 @@ TEXT ·swigluAVX512(SB), NOSPLIT, $0-32
 by2:
 	CMPQ         CX, $+32
 	JLT          by2end
+	PREFETCHT0   4096(DX)(SI*1)
+	PREFETCHT0   4096(BX)(SI*1)
 	VMOVUPS      (DX)(SI*1), Z14
 	VSUBPS       Z14, Z12, Z15
 	VMAXPS       Z15, Z0, Z15
@@ -5193,6 +5239,8 @@ by2:
 	VMOVUPS      (BX)(SI*1), Z15
 	VMULPS       Z15, Z14, Z14
 	VMOVUPS      Z14, (AX)(SI*1)
+	PREFETCHT0   4160(DX)(SI*1)
+	PREFETCHT0   4160(BX)(SI*1)
 	VMOVUPS      64(DX)(SI*1), Z14
 	VSUBPS       Z14, Z12, Z15
 	VMAXPS       Z15, Z0, Z15
@@ -5223,6 +5271,8 @@ by2end:
 by1:
 	CMPQ         CX, $+16
 	JLT          by1end
+	PREFETCHT0   4096(DX)(SI*1)
+	PREFETCHT0   4096(BX)(SI*1)
 	VMOVUPS      (DX)(SI*1), Z14
 	VSUBPS       Z14, Z12, Z15
 	VMAXPS       Z15, Z0, Z15
@@ -5256,6 +5306,8 @@ by1end:
 	SHLL         CL, DI
 	NOTL         DI
 	KMOVW        DI, K1
+	PREFETCHT0   4096(DX)(SI*1)
+	PREFETCHT0   4096(BX)(SI*1)
 	VMOVUPS.Z    (DX)(SI*1), K1, Z14
 	VSUBPS       Z14, Z12, Z12
 	VMAXPS       Z12, Z0, Z12
@@ -5284,7 +5336,7 @@ done:
 	RET
 
 // func swigluBackwardAVX512(dh1 *float32, dh3 *float32, dout *float32, h1 *float32, h3 *float32, n int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·swigluBackwardAVX512(SB), NOSPLIT, $0-48
 	MOVQ         dh1+0(FP), AX
 	MOVQ         dh3+8(FP), DX
@@ -5311,6 +5363,9 @@ TEXT ·swigluBackwardAVX512(SB), NOSPLIT, $0-48
 by2:
 	CMPQ         CX, $+32
 	JLT          by2end
+	PREFETCHT0   4096(SI)(R8*1)
+	PREFETCHT0   4096(DI)(R8*1)
+	PREFETCHT0   4096(BX)(R8*1)
 	VMOVUPS      (SI)(R8*1), Z14
 	VSUBPS       Z14, Z12, Z15
 	VMAXPS       Z15, Z0, Z15
@@ -5341,6 +5396,9 @@ by2:
 	VMULPS       Z16, Z17, Z17
 	VMULPS       Z15, Z17, Z17
 	VMOVUPS      Z17, (AX)(R8*1)
+	PREFETCHT0   4160(SI)(R8*1)
+	PREFETCHT0   4160(DI)(R8*1)
+	PREFETCHT0   4160(BX)(R8*1)
 	VMOVUPS      64(SI)(R8*1), Z14
 	VSUBPS       Z14, Z12, Z15
 	VMAXPS       Z15, Z0, Z15
@@ -5379,6 +5437,9 @@ by2end:
 by1:
 	CMPQ         CX, $+16
 	JLT          by1end
+	PREFETCHT0   4096(SI)(R8*1)
+	PREFETCHT0   4096(DI)(R8*1)
+	PREFETCHT0   4096(BX)(R8*1)
 	VMOVUPS      (SI)(R8*1), Z14
 	VSUBPS       Z14, Z12, Z15
 	VMAXPS       Z15, Z0, Z15
@@ -5420,6 +5481,9 @@ by1end:
 	SHLL         CL, R9
 	NOTL         R9
 	KMOVW        R9, K1
+	PREFETCHT0   4096(SI)(R8*1)
+	PREFETCHT0   4096(DI)(R8*1)
+	PREFETCHT0   4096(BX)(R8*1)
 	VMOVUPS.Z    (SI)(R8*1), K1, Z14
 	VSUBPS       Z14, Z12, Z12
 	VMAXPS       Z12, Z0, Z12

@@ -184,7 +184,7 @@ func exp(s isa) {
 		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
 			var v []VecVirtual
 			for i := range count {
-				prefetch(PREFETCHT0, at, x, i, 16384)
+				prefetch(PREFETCHT1, at, x, i, 16384) // of the next block
 				v = append(v, k.load(at(x, i), masked))
 				VSUBPS(m, v[i], v[i])
 			}

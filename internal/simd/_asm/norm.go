@@ -30,6 +30,7 @@ func norm(s isa) {
 		r, c := k.argument("r"), k.argument("c")
 		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
 			for i := range count {
+				prefetch(PREFETCHT0, at, dx, i, 1024)
 				v, u, d, sum := k.load(at(x, i), masked), k.load(at(w, i), masked), k.load(at(dy, i), masked), k.load(at(dx, i), masked)
 				VMULPS(r, v, v)
 				VMULPS(u, d, d)

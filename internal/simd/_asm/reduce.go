@@ -52,6 +52,8 @@ func reductions(s isa) {
 		}
 		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
 			for i := range count {
+				prefetch(PREFETCHT0, at, y, i, 1024)
+				prefetch(PREFETCHT0, at, z, i, 1024)
 				v, w := k.load(at(x, i), masked), k.load(at(y, i), masked)
 				VMULPS(w, v, v)
 				low, high := k.widen(v)

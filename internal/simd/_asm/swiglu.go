@@ -8,6 +8,9 @@ import (
 
 // swiglu writes the kernels of SwiGLU.
 func swiglu(s isa) {
+	// It is much to compute for what is read: the processor does not look far
+	// enough ahead to have it come from the third cache in time.
+	const ahead = 4096
 	// onePlusExp is 1 + e^(-z).
 	onePlusExp := func(e expCode, z, zero VecVirtual, one Op) VecVirtual {
 		d := e.vec()
@@ -23,6 +26,8 @@ func swiglu(s isa) {
 		e, zero, one := k.exp(), k.zero(), k.constant(1)
 		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
 			for i := range count {
+				prefetch(PREFETCHT0, at, h1, i, ahead)
+				prefetch(PREFETCHT0, at, h3, i, ahead)
 				z := k.load(at(h1, i), masked)
 				d := onePlusExp(e, z, zero, one)
 				VDIVPS(d, z, z)
@@ -41,6 +46,9 @@ func swiglu(s isa) {
 		VBROADCASTSS(constantMem(1), one)
 		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
 			for i := range count {
+				for _, x := range []Register{h1, h3, dout} {
+					prefetch(PREFETCHT0, at, x, i, ahead)
+				}
 				z := k.load(at(h1, i), masked)
 				d := onePlusExp(e, z, zero, one)
 				sigma := k.vec()
