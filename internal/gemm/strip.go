@@ -8,9 +8,10 @@ import "unsafe"
 // where it lies.
 
 const (
-	stripK    = 32       // rows of W at a time, at most: they are sums of their own
-	stripB    = 32 << 10 // floats of those rows, at most, but for very long ones
-	stripCols = 192      // columns at a time, of which W stays in the first-level cache for all rows of dx
+	stripK    = 32        // rows of W at a time, at most: they are sums of their own
+	stripB    = 32 << 10  // floats of those rows, at most, but for very long ones
+	stripC    = 512 << 10 // floats of dW, of which fewer are in cache
+	stripCols = 192       // columns at a time, of which W stays in the first-level cache for all rows of dx
 )
 
 // strips reports whether the product should be made of strips.
@@ -22,7 +23,11 @@ func (p *Product) strips() bool {
 	if p.a.step == 1 {
 		return p.m <= q.stripRows
 	}
-	return p.k <= q.stripK
+	most := q.stripK
+	if p.m*p.n < stripC {
+		most /= 2
+	}
+	return p.k <= most
 }
 
 // stripGrid gives each core some columns of dx, or some rows of dW.
