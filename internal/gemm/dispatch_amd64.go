@@ -12,7 +12,7 @@ var kernels = map[isa.Set]*kernel{
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 		rank:      rankAVX2,
 		strip:     stripAVX2_6x16,
-		stripRows: 48, stripK: 64,
+		stripRows: 32, stripK: 64,
 		thin:      []thinTile{{6, 8, 2, thinAVX2_6x8}, {6, 16, 1, thinAVX2_6x16}},
 		thinLeast: 3, thinMost: 64,
 	},
