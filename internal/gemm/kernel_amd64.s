@@ -4515,7 +4515,7 @@ done:
 	RET
 
 // func rankAVX512(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·rankAVX512(SB), NOSPLIT, $0-65
 	MOVQ c+0(FP), DI
 	MOVQ ldc+24(FP), R8
@@ -4576,6 +4576,11 @@ k4:
 	ADDQ         $0x20, DX
 	DECQ         BX
 	JNZ          k4
+	LEAQ         (DI)(R8*4), R13
+	PREFETCHT1   (R13)
+	PREFETCHT1   (R13)(R8*1)
+	PREFETCHT1   (R13)(R8*2)
+	PREFETCHT1   (R13)(R9*1)
 	VCVTPD2PS    Z0, Y0
 	VMOVUPS      Y0, (DI)
 	VCVTPD2PS    Z1, Y1
@@ -9078,7 +9083,7 @@ done:
 	RET
 
 // func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·rankAVX2(SB), NOSPLIT, $0-65
 	MOVQ c+0(FP), DI
 	MOVQ ldc+24(FP), R8
@@ -9139,6 +9144,11 @@ k4:
 	ADDQ         $0x20, DX
 	DECQ         BX
 	JNZ          k4
+	LEAQ         (DI)(R8*4), R13
+	PREFETCHT1   (R13)
+	PREFETCHT1   (R13)(R8*1)
+	PREFETCHT1   (R13)(R8*2)
+	PREFETCHT1   (R13)(R9*1)
 	VCVTPD2PSY   Y0, X0
 	VMOVUPS      X0, (DI)
 	VCVTPD2PSY   Y1, X1
