@@ -22,7 +22,7 @@ var kernels = map[isa.Set]*kernel{
 		copy:  copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
 		rank:  rankAVX512,
-		strip: stripAVX512_9x48, stripRows: 24, stripK: 64,
+		strip: stripAVX512_9x48, stripRows: 24, stripK: 96,
 		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.
 		thin: []thinTile{{6, 8, 2, thinAVX2_6x8}, {8, 16, 2, thinAVX512_8x16},
 			{14, 32, 1, thinAVX512_14x32}, {8, 48, 1, thinAVX512_8x48}},

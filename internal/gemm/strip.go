@@ -11,6 +11,7 @@ const (
 	stripK    = 32        // rows of W at a time, at most: they are sums of their own
 	stripB    = 32 << 10  // floats of those rows, at most, but for very long ones
 	stripC    = 512 << 10 // floats of dW, of which fewer are in cache
+	stripL1   = 12 << 10  // floats of x that stay in the first-level cache with rows of dW
 	stripCols = 192       // columns at a time, of which W stays in the first-level cache for all rows of dx
 )
 
@@ -86,21 +87,48 @@ func (p *Product) stripX(next *walk, c0, c1 int) {
 	}
 }
 
-// stripW computes rows r0 to r1 of dW. The next rows are fetched meanwhile.
+// stripW computes rows r0 to r1 of dW, row by row or, so that a part of x stays
+// in cache, block by block. What comes next is fetched meanwhile.
 func (p *Product) stripW(m *block, next *walk, r0, r1 int) {
-	q, r := p.kern, r0
+	q := p.kern
 	m.reserve(p)
 	groups := panels(r1-r0, q.rows)
 	p.copyA(m, r0, 0, p.k, groups)
-	for _, g := range groups {
-		for range g.n {
-			c, a := &p.c[r*p.n], m.a[(r-r0)*p.k:]
-			next.begin(c, g.rows*p.n, p.n, p.n, ceil(p.n, q.cols))
-			for k0 := 0; k0 < p.k; k0 += p.chunk {
-				q.strip(c, &a[k0*g.rows], &p.b.data[k0*p.n], p.n, 1, g.rows, p.n,
-					min(p.chunk, p.k-k0), g.rows, p.n, p.add || k0 > 0, &next.at)
+	count := groups[0].n + groups[1].n
+	high, wide := 1, p.n // of a block, in panels and columns
+	if p.k*p.n > stripL1 {
+		high, wide = 8, 96
+	}
+	for i0 := 0; i0 < count; i0 += high {
+		i1 := min(i0+high, count)
+		for c0 := 0; c0 < p.n; c0 += wide {
+			n := min(wide, p.n-c0)
+			for i := i0; i < i1; i++ {
+				r, h := panelOf(groups, i)
+				a := m.a[r*p.k:]
+				then, at := i+1, c0
+				switch {
+				case then < i1:
+				case c0+wide < p.n:
+					then, at = i0, c0+wide
+				default:
+					at = 0
+				}
+				to, _ := panelOf(groups, then)
+				next.begin(&p.c[0], (r0+to)*p.n+at, n, p.n, ceil(n, q.cols))
+				for k0 := 0; k0 < p.k; k0 += p.chunk {
+					q.strip(&p.c[(r0+r)*p.n+c0], &a[k0*h], &p.b.data[k0*p.n+c0], p.n, 1, h, p.n,
+						min(p.chunk, p.k-k0), h, n, p.add || k0 > 0, &next.at)
+				}
 			}
-			r += g.rows
 		}
 	}
+}
+
+// panelOf returns the first row of a panel, and how many it has.
+func panelOf(groups [2]group, i int) (row, rows int) {
+	if g := groups[0]; i >= g.n {
+		return g.n*g.rows + (i-g.n)*groups[1].rows, groups[1].rows
+	}
+	return i * groups[0].rows, groups[0].rows
 }
