@@ -14,6 +14,10 @@ const (
 	// stay in the second-level cache while the panels of B come and go.
 	rowBlock = 512
 
+	// packedA is how many rows of A, times the power of two that divides their
+	// length, are packed: they are 8 a set of a cache of 2048 sets.
+	packedA = 256 << 10
+
 	colBlock = 1024 // columns of a tile, at most
 
 	maxCols  = 48 // columns of the widest kernel
@@ -41,8 +45,8 @@ func (m *block) reserve(p *Product) {
 func (p *Product) plan() {
 	p.kb = even(p.k, kBlock, 4)
 	p.chunk = p.kb
-	// Rows of A a multiple of 16 KB apart fall on few sets of the second-level cache.
-	p.packed = p.a.step != 1 || p.a.lane%4096 == 0 && p.m > p.kern.rows
+	// Rows of A a multiple of 4 KB apart fall on few sets of the second-level cache.
+	p.packed = p.a.step != 1 || min(p.m, rowBlock)*(p.a.lane&-p.a.lane) > packedA
 }
 
 // grid cuts C into the tiles that keep the busiest core the shortest time.

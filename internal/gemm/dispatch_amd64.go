@@ -11,6 +11,8 @@ var kernels = map[isa.Set]*kernel{
 		copy:  copyAVX2, transpose: transposeAVX2, lanes: 8,
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 		rank:      rankAVX2,
+		strip:     stripAVX2_6x16,
+		stripRows: 32, stripK: 64,
 		thin:      []thinTile{{6, 8, 2, thinAVX2_6x8}, {6, 16, 1, thinAVX2_6x16}},
 		thinLeast: 3, thinMost: 64,
 	},
@@ -19,7 +21,8 @@ var kernels = map[isa.Set]*kernel{
 		small: small{6, 64, smallAVX512_6x64},
 		copy:  copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
-		rank: rankAVX512,
+		rank:  rankAVX512,
+		strip: stripAVX512_9x48, stripRows: 24, stripK: 96,
 		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.
 		thin: []thinTile{{6, 8, 2, thinAVX2_6x8}, {8, 16, 2, thinAVX512_8x16},
 			{14, 32, 1, thinAVX512_14x32}, {8, 48, 1, thinAVX512_8x48}},

@@ -6,8 +6,8 @@
 // that stays in the first-level cache, and a micro-kernel multiplies panels of
 // A with it, from the second-level cache and, but for TN, where they lie.
 //
-// Few rows of x Wᵀ, where W comes from memory once, have kernels that read it in
-// order: of dot products, and of W xᵀ.
+// Few rows of x, where W comes from memory for little work, have kernels that
+// read it in order: of dot products and of W xᵀ for x Wᵀ, of strips for dx and dW.
 //
 // How an element is summed depends on the shape alone, not on the grid or on
 // who computes the tile, so the bits are the same at any GOMAXPROCS. Kernels
@@ -54,6 +54,7 @@ const (
 	dots                   // very few rows of x Wᵀ
 	thin                   // few rows of x Wᵀ
 	rank                   // few products an element, in float64
+	strip                  // few rows of dx, few products an element of dW
 )
 
 // operand is A or B: A's lanes are the rows of C, B's are its columns. The
@@ -98,6 +99,9 @@ func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores
 	case q != nil && q.rank != nil && k > 0 && k < minK && b.step != 1:
 		p.how = rank
 		p.rankGrid(cores)
+	case p.strips():
+		p.how = strip
+		p.stripGrid(cores)
 	case q == nil || k < minK:
 		p.how = portable
 		p.portableGrid(cores)
@@ -145,6 +149,12 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 			p.portableTile(mem.portable(), r, r1, c, c1)
 		case dots:
 			p.dot(c, c1)
+		case strip:
+			if p.packed {
+				p.stripW(mem.block(), &mem.next, r, r1)
+			} else {
+				p.stripX(&mem.next, c, c1)
+			}
 		case rank:
 			p.rankTile(&mem.rank, r, r1, c, c1)
 		case thin:

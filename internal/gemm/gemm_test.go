@@ -99,7 +99,7 @@ func TestProducts(t *testing.T) {
 			{1, 1, 1}, {1, 37, 12}, {2, 3, 11}, {39, 1000, 7}, {6, 9000, 1}, {100, 50, 11}, {3, 5, 40}, {7, 1000, 13}, {16, 33, 129}, {17, 66, 257}, {65, 40, 1024},
 			{65, 97, 12}, {70, 49, 321}, {40, 35, 1024}, {1024, 35, 13}, {300, 200, 30}, {100, 500, 50}, {600, 33, 20}, {30, 1100, 20},
 			{3, 301, 300}, {5, 7, 40}, {5, 500, 700}, {8, 61, 1030}, {9, 100, 33}, {13, 14, 530}, {16, 259, 258}, {21, 62, 770}, {32, 505, 300},
-			{47, 130, 100}, {50, 700, 77}, {64, 100, 1100},
+			{47, 130, 100}, {50, 700, 77}, {64, 100, 1100}, {300, 50, 1024},
 		} {
 			for form := range forms {
 				checkProduct(t, q, rng, d[0], d[1], d[2], form, form == 2)
@@ -170,27 +170,38 @@ func TestErrorBound(t *testing.T) {
 		for _, k := range []int{12, 16, 24, 48, 128, 300} {
 			rng := rand.New(rand.NewPCG(11, uint64(k)))
 			for _, m := range []int{6, 14, 30, 46, 100} {
-				const n = 1200
-				a, b := make([]float32, m*k), make([]float32, n*k)
-				for _, s := range [][]float32{a, b} {
-					for i := range s {
-						s[i] = rng.Float32() + 0x1p-20
+				for form, f := range forms {
+					n := 1200
+					if form > 0 {
+						n = 500
 					}
-				}
-				c := make([]float32, m*n)
-				p := q.product(c, operand{a, k, 1}, operand{b, k, 1}, m, n, k, false, 1)
-				p.Run(new(Scratch), 0, p.Tiles())
-				var worst float64
-				for i := range m {
-					for j := range n {
-						var want float64
-						for l := range k {
-							want += float64(a[i*k+l]) * float64(b[j*k+l])
+					a, b := operand{make([]float32, m*k), k, 1}, operand{make([]float32, n*k), k, 1}
+					if !f.at {
+						a.lane, a.step = 1, m
+					}
+					if !f.bt {
+						b.lane, b.step = 1, n
+					}
+					for _, s := range [][]float32{a.data, b.data} {
+						for i := range s {
+							s[i] = rng.Float32() + 0x1p-20
 						}
-						worst = max(worst, math.Abs(float64(c[i*n+j])-want)/(0x1p-24*math.Sqrt(float64(k))*want))
 					}
+					c := make([]float32, m*n)
+					p := q.product(c, a, b, m, n, k, form == 2, 1)
+					p.Run(new(Scratch), 0, p.Tiles())
+					var worst float64
+					for i := range m {
+						for j := range n {
+							var want float64
+							for l := range k {
+								want += float64(a.data[i*a.lane+l*a.step]) * float64(b.data[j*b.lane+l*b.step])
+							}
+							worst = max(worst, math.Abs(float64(c[i*n+j])-want)/(0x1p-24*math.Sqrt(float64(k))*want))
+						}
+					}
+					require.LessOrEqual(t, worst, 1.0, "%s m=%d k=%d", f.name, m, k)
 				}
-				require.LessOrEqual(t, worst, 1.0, "m=%d k=%d", m, k)
 			}
 		}
 	})

@@ -27,6 +27,11 @@ type kernel struct {
 	// rank adds few products to each element, in float64; nil: Go does.
 	rank func(c, b *float32, a *float64, ldc, ldb, k, rows, vecs int, add bool)
 
+	// strip multiplies a few rows of A with B where it lies, as is faster for dx
+	// of up to stripRows rows and dW of up to stripK; nil: gemm does.
+	strip             func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)
+	stripRows, stripK int
+
 	thin                []thinTile // by their columns
 	thinLeast, thinMost int        // rows of x that are faster with them
 }

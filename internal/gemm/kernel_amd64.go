@@ -81,6 +81,26 @@ func dotAVX512_6x4(y *float32, x *float32, w *float32, ldy int, k int, rows int,
 //go:noescape
 func rankAVX512(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
 
+// stripAVX512_9x48 multiplies a few rows of A with B:
+//
+//	for i := range rows { // ≤ 9
+//		for j := range cols {
+//			var sum float32
+//			for l := range k {
+//				sum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)
+//			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
+//		}
+//	}
+//
+// With each l it goes a step further in next, and fetches what is there.
+//
+//go:noescape
+func stripAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)
+
 // thinAVX512_8x16 multiplies groups of 8 rows of W [, k] with xᵀ [k, 16]:
 //
 //	for j := range 8 * groups {
@@ -220,6 +240,26 @@ func dotAVX2_2x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, g
 //
 //go:noescape
 func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
+
+// stripAVX2_6x16 multiplies a few rows of A with B:
+//
+//	for i := range rows { // ≤ 6
+//		for j := range cols {
+//			var sum float32
+//			for l := range k {
+//				sum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)
+//			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
+//		}
+//	}
+//
+// With each l it goes a step further in next, and fetches what is there.
+//
+//go:noescape
+func stripAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)
 
 // thinAVX2_6x8 multiplies groups of 6 rows of W [, k] with xᵀ [k, 8]:
 //

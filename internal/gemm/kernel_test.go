@@ -271,6 +271,49 @@ func TestRankKernel(t *testing.T) {
 	})
 }
 
+// Every number of rows and columns, A by rows and by columns, against the loop
+// in the kernel's comment.
+func TestStripKernel(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		if q.strip == nil {
+			t.Skip("gemm does it")
+		}
+		rng := rand.New(rand.NewPCG(19, 20))
+		for rows := 1; rows <= q.rows; rows++ {
+			for cols := 1; cols <= 2*q.cols+1; cols++ {
+				k, add := 1+rng.IntN(40), rng.IntN(2) == 0
+				lda, ka := k+rng.IntN(3), 1
+				if rng.IntN(2) == 0 {
+					lda, ka = 1, rows+rng.IntN(3)
+				}
+				ldb, ldc := cols+rng.IntN(3), cols+rng.IntN(3)
+				a := guarded(t, special(rng, random(rng, (rows-1)*lda+(k-1)*ka+1)))
+				b := guarded(t, special(rng, random(rng, (k-1)*ldb+cols)))
+				c := guarded(t, special(rng, random(rng, (rows-1)*ldc+cols)))
+				want := append([]float32(nil), c...)
+				for i := range rows {
+					for j := range cols {
+						var sum float32
+						for l := range k {
+							sum = fma32(a[i*lda+l*ka], b[l*ldb+j], sum)
+						}
+						if add {
+							sum += want[i*ldc+j]
+						}
+						want[i*ldc+j] = sum
+					}
+				}
+				next := walk{at: 1 << 20, left: 2, step: 100, steps: 7, gap: 1000} // not to be read
+				q.strip(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &next.at)
+				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+				steps := k * ceil(cols, q.cols)
+				ends := (steps + 5) / 7 // of rows
+				require.Equal(t, walk{at: 1<<20 + uintptr(100*steps+1000*ends), left: 7*ends + 2 - steps, step: 100, steps: 7, gap: 1000}, next)
+			}
+		}
+	})
+}
+
 // What is measured is a product.
 func TestCachedIsAProduct(t *testing.T) {
 	kernelsOnly(t, func(t *testing.T, q *kernel) {

@@ -9,6 +9,7 @@ type memory struct {
 	t *thinBlock
 
 	rank [4 * minK]float64 // rows of A
+	next walk
 }
 
 func (m *memory) block() *block {
@@ -52,7 +53,7 @@ func (s *Scratch) Reserve(n int, p *Product) {
 	}
 	for _, m := range s.free {
 		switch p.how {
-		case blocked:
+		case blocked, strip:
 			m.block().reserve(p)
 		case portable:
 			m.portable()

@@ -36,6 +36,7 @@ func main() {
 		copyPanels(v)
 		dot(v)
 		rank(v)
+		strip(v)
 		for _, t := range v.thin {
 			thin(v, t)
 		}
@@ -111,7 +112,16 @@ type tail struct {
 // newTail makes the masks of the first cols lanes; cols is overwritten.
 func (v isa) newTail(cols, tmp GPPhysical) tail {
 	t := tail{v: v, k: [3]OpmaskPhysical{K1, K2, K3}, m: [2]VecPhysical{Y12, Y13}}
-	if v.lanes == 16 {
+	if v.lanes == 8 {
+		t.from = AllocLocal(8)
+	}
+	t.set(cols, tmp)
+	return t
+}
+
+// set makes the masks; cols is overwritten.
+func (t tail) set(cols, tmp GPPhysical) {
+	if t.v.lanes == 16 {
 		MOVQ(I32(-1), tmp)
 		BZHIQ(cols, tmp, tmp)
 		KMOVW(tmp.As32(), K1)
@@ -120,13 +130,11 @@ func (v isa) newTail(cols, tmp GPPhysical) tail {
 			KMOVW(tmp.As32(), k)
 		}
 	} else {
-		t.from = AllocLocal(8)
 		LEAQ(NewDataAddr(Symbol{Name: "lanes", Static: true}, 64), tmp)
 		SHLQ(Imm(2), cols)
 		SUBQ(cols, tmp)
 		MOVQ(tmp, t.from)
 	}
-	return t
 }
 
 // load brings the masks into registers: Y12 and Y13 in AVX2.

@@ -36,6 +36,7 @@ func rank(v isa) {
 	var (
 		c    = grid{[]GPPhysical{RDI}, R8, R9}
 		b, l = RSI, RBX
+		next = grid{[]GPPhysical{R13}, R8, R9} // rows of C: each begins anew for the processor's own prefetcher
 		acc  = func(i, j int) VecPhysical { return v.reg[2*i+j] }
 		bj   = v.reg[8:10]
 		ai   = v.reg[10:14]
@@ -83,6 +84,12 @@ func rank(v isa) {
 		ADDQ(Imm(uint64(8*r)), RDX)
 		DECQ(l)
 		JNZ(LabelRef(to("k")))
+		if r == 4 {
+			LEAQ(c.row(4, 0), next.base[0])
+			for i := range r {
+				PREFETCHT1(next.row(i, 0))
+			}
+		}
 		each(func(m Mem, r VecPhysical) {
 			if v.lanes == 16 {
 				VCVTPD2PS(r, half(r))

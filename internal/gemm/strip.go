@@ -1,0 +1,134 @@
+package gemm
+
+import "unsafe"
+
+// dx of few rows reads a large W and dW of few products an element reads and
+// writes a large C, for few multiply-adds each: the memory is the bound, and it
+// is the fastest in order. So a kernel goes along a few rows of C, and takes B
+// where it lies.
+
+const (
+	stripK    = 32        // rows of W at a time, at most: they are sums of their own
+	stripB    = 32 << 10  // floats of those rows, at most, but for very long ones
+	stripC    = 512 << 10 // floats of dW, of which fewer are in cache
+	stripL1   = 12 << 10  // floats of x that stay in the first-level cache with rows of dW
+	stripCols = 192       // columns at a time, of which W stays in the first-level cache for all rows of dx
+)
+
+// strips reports whether the product should be made of strips.
+func (p *Product) strips() bool {
+	q := p.kern
+	if q == nil || q.strip == nil || p.k < minK || p.b.step == 1 {
+		return false
+	}
+	if p.a.step == 1 {
+		return p.m <= q.stripRows
+	}
+	most := q.stripK
+	if p.m*p.n < stripC {
+		most /= 2
+	}
+	return p.k <= most
+}
+
+// stripGrid gives each core some columns of dx, or some rows of dW.
+func (p *Product) stripGrid(cores int) {
+	q, two := p.kern, ceil(p.k, 2)
+	if p.a.step == 1 {
+		p.kb = even(p.k, min(stripK, max(stripB/max(p.n, 1), 8), two), 1)
+		p.tm, p.tn = max(p.m, 1), even(p.n, ceil(p.n, cores), q.cols)
+		return
+	}
+	p.kb, p.chunk, p.packed = p.k, two, true
+	p.tm = even(p.m, min(ceil(p.m, tiles*cores), rowBlock), q.rows)
+	p.tn = max(p.n, 1)
+}
+
+// walk is memory that a kernel fetches row by row, and notes how far it came. To
+// fetch is no access.
+type walk struct {
+	at    uintptr
+	left  int // steps to the end of the row
+	step  int // in bytes
+	steps int // of a row
+	gap   int // from the last step of a row to the next row, in bytes
+}
+
+// begin goes to rows of n columns, ld apart, the first of them far behind b.
+func (w *walk) begin(b *float32, far, n, ld, steps int) {
+	w.at, w.left, w.steps, w.step = uintptr(unsafe.Pointer(b))+4*uintptr(far), steps, steps, ceil(4*n, steps)
+	w.gap = 4*ld - steps*w.step
+}
+
+// stripX computes columns c0 to c1 of dx, block by block of rows of W. The next
+// block is fetched meanwhile.
+func (p *Product) stripX(next *walk, c0, c1 int) {
+	q := p.kern
+	groups := panels(p.m, q.rows)
+	steps := ceil(c1-c0, q.cols) * (groups[0].n + groups[1].n)
+	*next = walk{left: 1, steps: 1}
+	for k0 := 0; k0 < p.k; k0 += p.kb {
+		k := min(p.kb, p.k-k0)
+		if k0+k < p.k {
+			next.begin(&p.b.data[k0*p.n+c0], k*p.n, c1-c0, p.n, steps)
+		} else {
+			next.step, next.gap = 0, 0
+		}
+		for c := c0; c < c1; c += stripCols {
+			r := 0
+			for _, g := range groups {
+				for range g.n {
+					q.strip(&p.c[r*p.n+c], &p.a.data[r*p.k+k0], &p.b.data[k0*p.n+c], p.n, p.k, 1, p.n,
+						k, g.rows, min(stripCols, c1-c), p.add || k0 > 0, &next.at)
+					r += g.rows
+				}
+			}
+		}
+	}
+}
+
+// stripW computes rows r0 to r1 of dW, row by row or, so that a part of x stays
+// in cache, block by block. What comes next is fetched meanwhile.
+func (p *Product) stripW(m *block, next *walk, r0, r1 int) {
+	q := p.kern
+	m.reserve(p)
+	groups := panels(r1-r0, q.rows)
+	p.copyA(m, r0, 0, p.k, groups)
+	count := groups[0].n + groups[1].n
+	high, wide := 1, p.n // of a block, in panels and columns
+	if p.k*p.n > stripL1 {
+		high, wide = 8, 96
+	}
+	for i0 := 0; i0 < count; i0 += high {
+		i1 := min(i0+high, count)
+		for c0 := 0; c0 < p.n; c0 += wide {
+			n := min(wide, p.n-c0)
+			for i := i0; i < i1; i++ {
+				r, h := panelOf(groups, i)
+				a := m.a[r*p.k:]
+				then, at := i+1, c0
+				switch {
+				case then < i1:
+				case c0+wide < p.n:
+					then, at = i0, c0+wide
+				default:
+					at = 0
+				}
+				to, _ := panelOf(groups, then)
+				next.begin(&p.c[0], (r0+to)*p.n+at, n, p.n, ceil(n, q.cols))
+				for k0 := 0; k0 < p.k; k0 += p.chunk {
+					q.strip(&p.c[(r0+r)*p.n+c0], &a[k0*h], &p.b.data[k0*p.n+c0], p.n, 1, h, p.n,
+						min(p.chunk, p.k-k0), h, n, p.add || k0 > 0, &next.at)
+				}
+			}
+		}
+	}
+}
+
+// panelOf returns the first row of a panel, and how many it has.
+func panelOf(groups [2]group, i int) (row, rows int) {
+	if g := groups[0]; i >= g.n {
+		return g.n*g.rows + (i-g.n)*groups[1].rows, groups[1].rows
+	}
+	return i * groups[0].rows, groups[0].rows
+}
