@@ -11,8 +11,9 @@ const (
 	kBlock = 256
 
 	// rowBlock is how many rows a tile has at most: kBlock of each row of A
-	// stay in the second-level cache while the panels of B come and go.
-	rowBlock = 512
+	// stay in the second-level cache while the panels of B come and go, and so do
+	// rows of C that are 4 KB apart, which fall on few of its sets.
+	rowBlock = 384
 
 	// packedA is how many rows of A, times the power of two that divides their
 	// length, are packed: they are 8 a set of a cache of 2048 sets.
