@@ -13,7 +13,7 @@ var kernels = map[isa.Set]*kernel{
 		rank:      rankAVX2,
 		strip:     stripAVX2_6x16,
 		stripRows: 32, stripK: 64,
-		thin:      []thinTile{{6, 8, 2, false, thinAVX2_6x8}, {6, 16, 1, false, thinAVX2_6x16}},
+		thin:      []thinTile{{6, 8, 2, false, thinAVX2_6x8}, {4, 12, 2, true, thinAVX2_4x12}, {6, 16, 1, false, thinAVX2_6x16}},
 		thinLeast: 3, thinMost: 64,
 	},
 	isa.AVX512: {

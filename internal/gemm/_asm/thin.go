@@ -67,10 +67,6 @@ func thin(v isa, t thinTile) {
 	Load(Param("groups"), RAX)
 	MOVQ(RAX, groups)
 	loadBytes("k", g.ld)
-	if t.pairs {
-		MOVL(U32(0x5555), EAX)
-		KMOVW(EAX, K1)
-	}
 	LEAQ(Mem{Base: g.ld, Index: g.ld, Scale: 2}, g.ld3)
 	// The next group is prefetched, a line of each of some pages in turn: the
 	// processor's own prefetchers begin anew in every page.
@@ -86,7 +82,7 @@ func thin(v isa, t thinTile) {
 	// step is one of k, s behind x, into the sum lane. The lines to fetch are
 	// spread, since all at once they would wait for each other.
 	step := func(s, lane int, fetch bool) {
-		one := t.pairs && !fetch && s < 0 // the last of an odd k: only the first lanes of pairs
+		one := t.pairs && s < 0 // the last of an odd k: the other lanes of pairs are 0
 		s = max(s, 0)
 		xs := free[:t.vecs]
 		if len(v.reg) == 32 && t.vecs == 1 {
@@ -95,6 +91,10 @@ func thin(v isa, t thinTile) {
 		}
 		for j := range t.vecs {
 			VMOVUPS(at(x, (s/at2*t.vecs+j)*v.bytes()), xs[j])
+			if one {
+				VPSLLQ(Imm(32), xs[j], xs[j])
+				VPSRLQ(Imm(32), xs[j], xs[j])
+			}
 		}
 		for i := range t.rows {
 			if n := s*t.rows + at2*i; fetch && n%(line/4) == 0 {
@@ -112,12 +112,11 @@ func thin(v isa, t thinTile) {
 			} else {
 				VBROADCASTSS(m, b)
 			}
+			if one {
+				VPSRLQ(Imm(32), b, b)
+			}
 			for j := range t.vecs {
-				if one {
-					VFMADD231PS(xs[j], b, K1, acc(i, j, lane))
-				} else {
-					VFMADD231PS(xs[j], b, acc(i, j, lane))
-				}
+				VFMADD231PS(xs[j], b, acc(i, j, lane))
 			}
 		}
 	}
@@ -182,25 +181,35 @@ func thin(v isa, t thinTile) {
 		for i := range t.rows {
 			for j := 0; j < t.vecs; j += at2 {
 				m := at(yt, 4*(i*cols+j/at2*v.lanes))
-				if j+at2 > t.vecs { // half a vector
-					f(m, acc(i, j, 0).AsY())
-				} else {
-					f(m, acc(i, j, 0))
+				switch r := acc(i, j, 0); {
+				case j+at2 <= t.vecs:
+					f(m, r)
+				case v.lanes == 16: // half a vector
+					f(m, r.AsY())
+				default:
+					f(m, r.AsX())
 				}
 			}
 		}
 	}
 	if t.pairs {
 		even, odd := free[0], free[1]
-		VMOVUPS(NewDataAddr(Symbol{Name: "lanesOfPairs", Static: true}, 0), even)
-		VMOVUPS(NewDataAddr(Symbol{Name: "lanesOfPairs", Static: true}, 64), odd)
+		if v.lanes == 16 {
+			VMOVUPS(NewDataAddr(Symbol{Name: "lanesOfPairs", Static: true}, 0), even)
+			VMOVUPS(NewDataAddr(Symbol{Name: "lanesOfPairs", Static: true}, 64), odd)
+		}
 		for i := range t.rows {
 			for j := 0; j < t.vecs; j += 2 {
-				a, b, s := acc(i, j, 0), acc(i, min(j+1, t.vecs-1), 0), free[2]
-				VMOVAPS(a, s)
-				VPERMT2PS(b, even, s)
+				a, b := acc(i, j, 0), acc(i, min(j+1, t.vecs-1), 0)
+				if v.lanes == 8 {
+					VHADDPS(b, a, a)
+					VPERMPD(Imm(0xd8), a, a) // of both halves, the lanes of a, then of b
+					continue
+				}
+				VMOVAPS(a, free[2])
+				VPERMT2PS(b, even, free[2])
 				VPERMT2PS(b, odd, a)
-				VADDPS(a, s, a)
+				VADDPS(a, free[2], a)
 			}
 		}
 	}
