@@ -26,11 +26,11 @@ func thin(v isa, t thinTile) {
 		extra = 16 << 10
 	)
 	cols := t.vecs * v.lanes
-	at2, sums, x2 := 1, t.sums, "xt[l*%d+i]"
+	per, sums, xt := 1, t.sums, "xt[l*%d+i]"
 	if t.pairs {
-		at2, sums, cols, x2 = 2, 2, cols/2, "xt[l/2*2*%d+2*i+l%%2]"
+		per, sums, cols, xt = 2, 2, cols/2, "xt[l/2*2*%d+2*i+l%%2]"
 	}
-	x2 = fmt.Sprintf(x2, cols)
+	xt = fmt.Sprintf(xt, cols)
 	name := fmt.Sprintf("thin%s_%dx%d", v.name, t.rows, cols)
 	TEXT(name, NOSPLIT, "func(yt, xt, w *float32, k, chunk, groups int)")
 	Pragma("noescape")
@@ -45,7 +45,7 @@ func thin(v isa, t thinTile) {
 		"\t\t\tfor k0 := 0; k0 < k; k0 += chunk {",
 		"\t\t\t\t"+decl,
 		"\t\t\t\tfor l := k0; l < min(k, k0+chunk); l++ {",
-		fmt.Sprintf("\t\t\t\t\t%s = fma(w[j*k+l], %s, %s)", sum, x2, sum),
+		fmt.Sprintf("\t\t\t\t\t%s = fma(w[j*k+l], %s, %s)", sum, xt, sum),
 		"\t\t\t\t}",
 		"\t\t\t\ty += "+last,
 		"\t\t\t}",
@@ -90,14 +90,14 @@ func thin(v isa, t thinTile) {
 			turn++
 		}
 		for j := range t.vecs {
-			VMOVUPS(at(x, (s/at2*t.vecs+j)*v.bytes()), xs[j])
+			VMOVUPS(at(x, (s/per*t.vecs+j)*v.bytes()), xs[j])
 			if one {
 				VPSLLQ(Imm(32), xs[j], xs[j])
 				VPSRLQ(Imm(32), xs[j], xs[j])
 			}
 		}
 		for i := range t.rows {
-			if n := s*t.rows + at2*i; fetch && n%(line/4) == 0 {
+			if n := s*t.rows + per*i; fetch && n%(line/4) == 0 {
 				PREFETCHT1(at(pre, page*(n/(line/4))))
 			}
 			m := g.row(i, 4*s)
@@ -121,7 +121,7 @@ func thin(v isa, t thinTile) {
 		}
 	}
 	advance := func(n int) {
-		ADDQ(I32(n/at2*t.vecs*v.bytes()), x)
+		ADDQ(I32(n/per*t.vecs*v.bytes()), x)
 		for _, p := range g.base {
 			ADDQ(Imm(uint64(4*n)), p)
 		}
@@ -144,7 +144,7 @@ func thin(v isa, t thinTile) {
 	SUBQ(Imm(uint64(unroll)), count)
 	JLT(LabelRef("rest"))
 	Label("k")
-	for s := 0; s < unroll; s += at2 {
+	for s := 0; s < unroll; s += per {
 		step(s, s%t.sums, true)
 	}
 	ADDQ(U32(line), pre)
@@ -179,10 +179,10 @@ func thin(v isa, t thinTile) {
 	Label("sum")
 	each := func(f func(m Mem, r Register)) {
 		for i := range t.rows {
-			for j := 0; j < t.vecs; j += at2 {
-				m := at(yt, 4*(i*cols+j/at2*v.lanes))
+			for j := 0; j < t.vecs; j += per {
+				m := at(yt, 4*(i*cols+j/per*v.lanes))
 				switch r := acc(i, j, 0); {
-				case j+at2 <= t.vecs:
+				case j+per <= t.vecs:
 					f(m, r)
 				case v.lanes == 16: // half a vector
 					f(m, r.AsY())
