@@ -13,7 +13,7 @@ var kernels = map[isa.Set]*kernel{
 		rank:      rankAVX2,
 		strip:     stripAVX2_6x16,
 		stripRows: 32, stripK: 64,
-		thin:      []thinTile{{6, 8, 2, thinAVX2_6x8}, {6, 16, 1, thinAVX2_6x16}},
+		thin:      []thinTile{{6, 8, 2, false, thinAVX2_6x8}, {4, 12, 2, true, thinAVX2_4x12}, {6, 16, 1, false, thinAVX2_6x16}},
 		thinLeast: 3, thinMost: 64,
 	},
 	isa.AVX512: {
@@ -24,8 +24,8 @@ var kernels = map[isa.Set]*kernel{
 		rank:  rankAVX512,
 		strip: stripAVX512_9x48, stripRows: 24, stripK: 96,
 		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.
-		thin: []thinTile{{6, 8, 2, thinAVX2_6x8}, {8, 16, 2, thinAVX512_8x16},
-			{14, 32, 1, thinAVX512_14x32}, {8, 48, 1, thinAVX512_8x48}},
+		thin: []thinTile{{6, 8, 2, false, thinAVX2_6x8}, {8, 16, 2, false, thinAVX512_8x16},
+			{8, 24, 2, true, thinAVX512_8x24}, {14, 32, 1, false, thinAVX512_14x32}, {8, 48, 1, false, thinAVX512_8x48}},
 		thinLeast: 5, thinMost: 64,
 	},
 }

@@ -122,6 +122,27 @@ func stripAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka i
 //go:noescape
 func thinAVX512_8x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
+// thinAVX512_8x24 multiplies groups of 8 rows of W [, k] with xᵀ [k, 24]:
+//
+//	for j := range 8 * groups {
+//		for i := range 24 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l/2*2*24+2*i+l%2], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*24+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies behind the next group.
+//
+//go:noescape
+func thinAVX512_8x24(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+
 // thinAVX512_14x32 multiplies groups of 14 rows of W [, k] with xᵀ [k, 32]:
 //
 //	for j := range 14 * groups {
@@ -281,6 +302,27 @@ func stripAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int
 //
 //go:noescape
 func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+
+// thinAVX2_4x12 multiplies groups of 4 rows of W [, k] with xᵀ [k, 12]:
+//
+//	for j := range 4 * groups {
+//		for i := range 12 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l/2*2*12+2*i+l%2], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*12+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies behind the next group.
+//
+//go:noescape
+func thinAVX2_4x12(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // thinAVX2_6x16 multiplies groups of 6 rows of W [, k] with xᵀ [k, 16]:
 //

@@ -210,15 +210,22 @@ func TestThinKernels(t *testing.T) {
 		for _, q := range q.thin {
 			for k := 1; k <= 257; k++ {
 				groups, chunk := 1+k%3, 1+rng.IntN(k)
+				if q.pairs {
+					chunk += chunk % 2
+				}
 				n := groups * q.rows
-				xt, w := guarded(t, special(rng, random(rng, k*q.cols))), guarded(t, special(rng, random(rng, n*k)))
+				xt, w := guarded(t, special(rng, random(rng, q.depth(k)*q.cols))), guarded(t, special(rng, random(rng, n*k)))
 				yt, want := guarded(t, random(rng, n*q.cols)), make([]float32, n*q.cols)
 				for j := range n {
 					for i := range q.cols {
 						for k0 := 0; k0 < k; k0 += chunk {
 							var s [2]float32
 							for l := k0; l < min(k, k0+chunk); l++ {
-								s[(l-k0)%q.sums] = fma32(w[j*k+l], xt[l*q.cols+i], s[(l-k0)%q.sums])
+								at := l*q.cols + i
+								if q.pairs {
+									at = l/2*2*q.cols + 2*i + l%2
+								}
+								s[(l-k0)%q.sums] = fma32(w[j*k+l], xt[at], s[(l-k0)%q.sums])
 							}
 							want[j*q.cols+i] += s[0] + s[1]
 						}

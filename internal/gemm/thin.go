@@ -1,6 +1,9 @@
 package gemm
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"unsafe"
+)
 
 // Few rows of x Wᵀ, but more than dots are best for, are computed as W xᵀ: W
 // is read once, in order and where it lies, and only x is packed. A tile is
@@ -9,7 +12,8 @@ import "sync/atomic"
 // thinTile is a kernel for x of few rows: so many rows of W by so many of x.
 type thinTile struct {
 	rows, cols int
-	sums       int // in which the products of an element are summed
+	sums       int  // in which the products of an element are summed
+	pairs      bool // are they of even and odd k, side by side in xᵀ?
 	thin       func(yt, xt, w *float32, k, chunk, groups int)
 }
 
@@ -22,7 +26,7 @@ const (
 // thinBlock is the memory of the tiles of one goroutine.
 type thinBlock struct {
 	of   uint64    // the product that x is of
-	x    []float32 // xᵀ, in panels [k, cols]; what is beyond its rows is never stored
+	x    []float32 // xᵀ, in panels [k, cols], k even in pairs; what is beyond its rows is never stored
 	y    []float32 // yᵀ [, cols]
 	edge edge
 }
@@ -32,7 +36,7 @@ var thinTurn atomic.Uint64
 
 func (m *thinBlock) reserve(p *Product) {
 	t := p.slim
-	if n := ceil(p.m, t.cols)*t.cols*p.k + 4*t.cols; len(m.x) < n {
+	if n := ceil(p.m, t.cols)*t.cols*t.depth(p.k) + 4*t.cols; len(m.x) < n {
 		m.x = make([]float32, n)
 	}
 	if n := (p.tn + t.rows) * t.cols; len(m.y) < n {
@@ -58,7 +62,7 @@ func (q *kernel) thinFor(m, n, k int) *thinTile {
 func (p *Product) thinGrid(cores int) {
 	t := p.slim
 	p.turn = thinTurn.Add(1)
-	p.chunk = even(p.k, t.sums*kBlock, 1)
+	p.chunk = even(p.k, t.sums*kBlock, t.sums)
 	if t.sums == 1 && p.chunk == p.k {
 		p.chunk = ceil(p.k, 2)
 	}
@@ -82,7 +86,7 @@ func (p *Product) thinTile(m *thinBlock, c0, c1 int) {
 	w := p.b.data[from*k:]
 	groups, rest := (c1-from)/t.rows, (c1-from)%t.rows
 	for r := 0; r < p.m; r += t.cols {
-		x := &m.x[r*k]
+		x := &m.x[r*t.depth(k)]
 		if rest > 0 { // the first rows, in a group with some of the next
 			t.thin(&m.y[0], x, &w[0], k, p.chunk, 1)
 		}
@@ -91,9 +95,36 @@ func (p *Product) thinTile(m *thinBlock, c0, c1 int) {
 	}
 }
 
+// depth is how many columns of x are in xᵀ.
+func (t *thinTile) depth(k int) int {
+	if t.pairs {
+		return k + k%2
+	}
+	return k
+}
+
+// pairs copies two of src at a time, to parts of dst ld apart.
+func pairs(dst, src []float32, ld int) {
+	n := len(src) / 2
+	_ = dst[(n-1)*ld+1]
+	to, from := unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])
+	for i := range n {
+		*(*[2]float32)(unsafe.Add(to, 4*ld*i)) = *(*[2]float32)(unsafe.Add(from, 8*i))
+	}
+	if len(src) > 2*n {
+		dst[n*ld] = src[2*n]
+	}
+}
+
 // pack makes xᵀ.
 func (m *thinBlock) pack(p *Product) {
 	q, k, cols := p.kern, p.k, p.slim.cols
+	if p.slim.pairs {
+		for r := range p.m {
+			pairs(m.x[r/cols*cols*p.slim.depth(k)+2*(r%cols):], p.a.data[r*k:][:k], 2*cols)
+		}
+		return
+	}
 	for r := 0; r < p.m; r += q.lanes {
 		q.columns(&m.edge, m.x[r/cols*cols*k+r%cols:], cols, p.a.data[r*k:], k, min(q.lanes, p.m-r), k)
 	}

@@ -9,8 +9,12 @@ import (
 )
 
 // thinTile is so many rows of W by vecs vectors of xᵀ, each in sums sums, and how
-// many steps of k are taken at a time.
-type thinTile struct{ rows, vecs, sums, unroll int }
+// many steps of k are taken at a time. In pairs, the lanes are two of k for each
+// row of x: two sums, and a load of W serves more multiply-adds.
+type thinTile struct {
+	rows, vecs, sums, unroll int
+	pairs                    bool
+}
 
 // thin writes the kernel for x of few rows: W, where it lies and in order,
 // times xᵀ, lanes along the rows of x. A float of W is loaded once.
@@ -22,12 +26,17 @@ func thin(v isa, t thinTile) {
 		extra = 16 << 10
 	)
 	cols := t.vecs * v.lanes
+	per, sums, xt := 1, t.sums, "xt[l*%d+i]"
+	if t.pairs {
+		per, sums, cols, xt = 2, 2, cols/2, "xt[l/2*2*%d+2*i+l%%2]"
+	}
+	xt = fmt.Sprintf(xt, cols)
 	name := fmt.Sprintf("thin%s_%dx%d", v.name, t.rows, cols)
 	TEXT(name, NOSPLIT, "func(yt, xt, w *float32, k, chunk, groups int)")
 	Pragma("noescape")
 	decl, sum, last := "var s float32", "s", "s"
-	if t.sums > 1 {
-		decl, sum, last = fmt.Sprintf("var s [%d]float32", t.sums), fmt.Sprintf("s[(l-k0)%%%d]", t.sums), "s[0] + s[1]"
+	if sums > 1 {
+		decl, sum, last = fmt.Sprintf("var s [%d]float32", sums), fmt.Sprintf("s[(l-k0)%%%d]", sums), "s[0] + s[1]"
 	}
 	Doc(name+fmt.Sprintf(" multiplies groups of %d rows of W [, k] with xᵀ [k, %d]:", t.rows, cols), "",
 		fmt.Sprintf("\tfor j := range %d * groups {", t.rows),
@@ -36,7 +45,7 @@ func thin(v isa, t thinTile) {
 		"\t\t\tfor k0 := 0; k0 < k; k0 += chunk {",
 		"\t\t\t\t"+decl,
 		"\t\t\t\tfor l := k0; l < min(k, k0+chunk); l++ {",
-		fmt.Sprintf("\t\t\t\t\t%s = fma(w[j*k+l], xt[l*%d+i], %s)", sum, cols, sum),
+		fmt.Sprintf("\t\t\t\t\t%s = fma(w[j*k+l], %s, %s)", sum, xt, sum),
 		"\t\t\t\t}",
 		"\t\t\t\ty += "+last,
 		"\t\t\t}",
@@ -73,16 +82,22 @@ func thin(v isa, t thinTile) {
 	// step is one of k, s behind x, into the sum lane. The lines to fetch are
 	// spread, since all at once they would wait for each other.
 	step := func(s, lane int, fetch bool) {
+		one := t.pairs && s < 0 // the last of an odd k: the other lanes of pairs are 0
+		s = max(s, 0)
 		xs := free[:t.vecs]
 		if len(v.reg) == 32 && t.vecs == 1 {
 			xs = free[turn%len(free):][:1]
 			turn++
 		}
 		for j := range t.vecs {
-			VMOVUPS(at(x, (s*t.vecs+j)*v.bytes()), xs[j])
+			VMOVUPS(at(x, (s/per*t.vecs+j)*v.bytes()), xs[j])
+			if one {
+				VPSLLQ(Imm(32), xs[j], xs[j])
+				VPSRLQ(Imm(32), xs[j], xs[j])
+			}
 		}
 		for i := range t.rows {
-			if n := s*t.rows + i; fetch && n%(line/4) == 0 {
+			if n := s*t.rows + per*i; fetch && n%(line/4) == 0 {
 				PREFETCHT1(at(pre, page*(n/(line/4))))
 			}
 			m := g.row(i, 4*s)
@@ -92,14 +107,21 @@ func thin(v isa, t thinTile) {
 			}
 			b := free[t.vecs+turn%(len(free)-t.vecs)]
 			turn++
-			VBROADCASTSS(m, b)
+			if t.pairs && !one {
+				VBROADCASTSD(m, b)
+			} else {
+				VBROADCASTSS(m, b)
+			}
+			if one {
+				VPSRLQ(Imm(32), b, b)
+			}
 			for j := range t.vecs {
 				VFMADD231PS(xs[j], b, acc(i, j, lane))
 			}
 		}
 	}
 	advance := func(n int) {
-		ADDQ(I32(n*t.vecs*v.bytes()), x)
+		ADDQ(I32(n/per*t.vecs*v.bytes()), x)
 		for _, p := range g.base {
 			ADDQ(Imm(uint64(4*n)), p)
 		}
@@ -122,7 +144,7 @@ func thin(v isa, t thinTile) {
 	SUBQ(Imm(uint64(unroll)), count)
 	JLT(LabelRef("rest"))
 	Label("k")
-	for s := range unroll {
+	for s := 0; s < unroll; s += per {
 		step(s, s%t.sums, true)
 	}
 	ADDQ(U32(line), pre)
@@ -135,30 +157,59 @@ func thin(v isa, t thinTile) {
 	JGE(LabelRef("k"))
 	Label("rest")
 	ADDQ(Imm(uint64(unroll)), count)
-	if t.sums > 1 {
-		SUBQ(Imm(uint64(t.sums)), count)
+	if sums > 1 {
+		SUBQ(Imm(uint64(sums)), count)
 		JLT(LabelRef("single"))
 		Label("pair")
 		for s := range t.sums {
 			step(s, s, false)
 		}
-		advance(t.sums)
-		SUBQ(Imm(uint64(t.sums)), count)
+		advance(sums)
+		SUBQ(Imm(uint64(sums)), count)
 		JGE(LabelRef("pair"))
 		Label("single")
-		ADDQ(Imm(uint64(t.sums)), count)
+		ADDQ(Imm(uint64(sums)), count)
 	}
 	JZ(LabelRef("sum"))
 	Label("one")
-	step(0, 0, false)
+	step(-1, 0, false)
 	advance(1)
 	DECQ(count)
 	JNZ(LabelRef("one"))
 	Label("sum")
-	each := func(f func(m Mem, r VecPhysical)) {
+	each := func(f func(m Mem, r Register)) {
 		for i := range t.rows {
-			for j := range t.vecs {
-				f(at(yt, (i*t.vecs+j)*v.bytes()), acc(i, j, 0))
+			for j := 0; j < t.vecs; j += per {
+				m := at(yt, 4*(i*cols+j/per*v.lanes))
+				switch r := acc(i, j, 0); {
+				case j+per <= t.vecs:
+					f(m, r)
+				case v.lanes == 16: // half a vector
+					f(m, r.AsY())
+				default:
+					f(m, r.AsX())
+				}
+			}
+		}
+	}
+	if t.pairs {
+		even, odd := free[0], free[1]
+		if v.lanes == 16 {
+			VMOVUPS(NewDataAddr(Symbol{Name: "lanesOfPairs", Static: true}, 0), even)
+			VMOVUPS(NewDataAddr(Symbol{Name: "lanesOfPairs", Static: true}, 64), odd)
+		}
+		for i := range t.rows {
+			for j := 0; j < t.vecs; j += 2 {
+				a, b := acc(i, j, 0), acc(i, min(j+1, t.vecs-1), 0)
+				if v.lanes == 8 {
+					VHADDPS(b, a, a)
+					VPERMPD(Imm(0xd8), a, a) // of both halves, the lanes of a, then of b
+					continue
+				}
+				VMOVAPS(a, free[2])
+				VPERMT2PS(b, even, free[2])
+				VPERMT2PS(b, odd, a)
+				VADDPS(a, free[2], a)
 			}
 		}
 	}
@@ -171,9 +222,9 @@ func thin(v isa, t thinTile) {
 	}
 	CMPQ(fresh, Imm(0))
 	JNZ(LabelRef("first"))
-	each(func(m Mem, r VecPhysical) { VADDPS(m, r, r) })
+	each(func(m Mem, r Register) { VADDPS(m, r, r) })
 	Label("first")
-	each(func(m Mem, r VecPhysical) { VMOVUPS(r, m) })
+	each(func(m Mem, r Register) { VMOVUPS(r, m) })
 	MOVQ(U32(0), fresh)
 	TESTQ(left, left)
 	JNZ(LabelRef("chunk"))
@@ -190,4 +241,12 @@ func thin(v isa, t thinTile) {
 	JNZ(LabelRef("group"))
 	VZEROUPPER()
 	RET()
+}
+
+// pairTable is the even lanes of two vectors, and the odd ones.
+func pairTable() {
+	GLOBL("lanesOfPairs", RODATA|NOPTR)
+	for i := range 32 {
+		DATA(4*i, U32(2*i%32+i/16))
+	}
 }
