@@ -110,19 +110,27 @@ func AdamStep(m *Model, g *Params, s *AdamState, h Adam) {
 	if g.config != m.Config || len(s.M) != len(m.Data) || len(s.V) != len(m.Data) {
 		panic("chainrule: AdamStep: gradient or state was made for another Config")
 	}
-	step := s.Step + 1
-	undecayed := h
+	step, undecayed := s.Step+1, h
 	undecayed.WeightDecay = 0
-	at := 0
-	m.each(func(_ int, _ string, t *[]float32, _, in int) {
+	// neighbours that decay alike are one call: the fewer calls, the fewer ends
+	// at which a core waits for another
+	from, at, decays := 0, 0, true
+	update := func() {
 		h := h
-		if in == 0 {
+		if !decays {
 			h = undecayed
 		}
-		n := len(*t)
-		ops.AdamW(*t, g.Data[at:at+n], s.M[at:at+n], s.V[at:at+n], step, h)
-		at += n
+		ops.AdamW(m.Data[from:at], g.Data[from:at], s.M[from:at], s.V[from:at], step, h)
+		from = at
+	}
+	m.each(func(_ int, _ string, t *[]float32, _, in int) {
+		if (in != 0) != decays {
+			update()
+			decays = !decays
+		}
+		at += len(*t)
 	})
+	update()
 	s.Step = step
 	m.Touch()
 }
