@@ -134,9 +134,6 @@ func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, 
 	for l := k0; l < k1; l += step {
 		k := min(step, k1-l)
 		for j := n0; j < n1; j += t.cols {
-			if f.rows == 0 {
-				f.begin()
-			}
 			t.mul(&c[j-n0], &a[(l-k0)*ka], &p.data[j*p.k+l*t.cols], ldc, lda, ka, t.cols, k, m, min(t.cols, n1-j), add || l > k0, &f.at)
 		}
 	}

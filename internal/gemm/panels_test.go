@@ -111,34 +111,28 @@ func TestFinitePanels(t *testing.T) {
 
 var fetched [1000]float32 // not on a stack, which moves
 
-// What is added is fetched row by row in the time that it was given.
+// What is added is what kernels fetch, after what they have not yet.
 func TestFetch(t *testing.T) {
 	var f Fetch
 	x := fetched[:]
-	f.Add(x, 3, 2, 65, 100) // two spans of 64 columns
+	at := func(i int) uintptr { return uintptr(unsafe.Pointer(&x[i])) }
+	f.Add(x, 3, 2, 17, 100) // two lines of each row
 	f.Add(x, 999, 0, 64, 100)
 	f.Add(x, 1000, -1, 64, 100)
-	f.Add(x, 7, 5, 64, 100)
+	f.Add(x, 7, 4, 16, 100)
 	f.Pace(4)
-	require.Equal(t, 3, f.each) // nine rows
-	var got []int
-	for range 9 {
-		if f.rows == 0 {
-			f.begin()
-		}
-		got = append(got, int(f.at-uintptr(unsafe.Pointer(&x[0])))/4)
-		f.at += uintptr(f.stride)
-		f.rows--
+	require.Equal(t, 2, f.each) // eight lines
+	require.Equal(t, []span{{at(3), 400, 2}, {at(19), 400, 2}, {at(7), 400, 4}}, f.list[f.next:f.end])
+	f.span, f.next = f.list[0], 1 // as a kernel begins
+	f.left--
+	f.Add(x, 8, 1, 1, 100)
+	f.Pace(4)
+	require.Equal(t, 2, f.each)
+	require.Equal(t, []span{{at(19), 400, 2}, {at(7), 400, 4}, {at(8), 400, 1}}, f.list[f.next:f.end])
+	for range 2 * len(f.list) {
+		f.Add(x, 0, 1, 1, 64) // there is not place for all
 	}
-	require.Equal(t, []int{3, 103, 67, 167, 7, 107, 207, 307, 407}, got)
-	f.begin()
-	require.Zero(t, f.rows)
-	for range 100 {
-		f.Add(x, 0, 1, 64, 64) // there is not place for all
-	}
-	f.Pace(0)
-	require.Equal(t, len(f.list), f.each)
 	f.Reset()
-	f.begin()
-	require.Zero(t, f.rows)
+	f.Pace(0)
+	require.Zero(t, f.each)
 }
