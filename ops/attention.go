@@ -294,9 +294,13 @@ var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 		at, head, b, h, first, end := a.part(i)
 		k, v := a.kv(b, h)
 		keys := min(a.T, end*stripSize)
-		gather(fit(&w.keys, keys*a.HD), a.qkv[k:], keys, a.HD, stride)
 		gather(fit(&w.values, keys*a.HD), a.qkv[v:], keys, a.HD, stride)
 		w.k.Pack(a.qkv[k:], stride, keys, a.HD)
+		rows := w.k.Rows()
+		if rows == nil {
+			rows = fit(&w.keys, keys*a.HD)
+			gather(rows, a.qkv[k:], keys, a.HD, stride)
+		}
 		dk, dv := fit(&w.dk, keys*a.HD), fit(&w.dv, keys*a.HD)
 		if at < a.pieces-1 {
 			dk, dv = a.sum(at, head)
@@ -306,7 +310,7 @@ var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 			for g := range a.group {
 				t, n := s*stripSize, min(stripSize, a.T-s*stripSize)
 				a.ahead(w, i, s, g)
-				a.strip(w, dk, dv, b, h*a.group+g, t, n, g > 0 || s < end-1)
+				a.strip(w, rows, dk, dv, b, h*a.group+g, t, n, g > 0 || s < end-1)
 			}
 		}
 		if at == a.pieces-1 {
@@ -383,8 +387,8 @@ var attentionSumLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 })
 
 // strip computes rows t to t+n of dq of query head h of sequence b, and sets dk
-// and dv to what they contribute, or adds it.
-func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, b, h, t, n int, add bool) {
+// and dv to what they contribute, or adds it. k is the rows of its key head.
+func (a *attentionBackwardArgs) strip(w *strip, k, dk, dv []float32, b, h, t, n int, add bool) {
 	HD, NH, stride := a.HD, a.NKV*a.group, a.stride()
 	scale := float32(1 / math.Sqrt(float64(HD)))
 	at := (b*a.T+t)*stride + h*HD
@@ -393,7 +397,7 @@ func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, b, h, t, n int
 	fit(&w.dp, len(w.p))
 	copy(w.most, a.lse[(b*NH+h)*a.T+t:][:n])
 
-	w.scores(w.p, w.keys, q, stride)      // Pᵀ = K Qᵀ
+	w.scores(w.p, k, q, stride)           // Pᵀ = K Qᵀ
 	w.scores(w.dp, w.values, dout, NH*HD) // dPᵀ = V doutᵀ
 	simd.DSoftmaxCols(w.p, w.dp, w.past, scale, w.most, w.norm)
 	simd.ScaleRows(fit(&w.dout, n*HD), HD, dout, NH*HD, HD, w.norm[:n])

@@ -82,6 +82,17 @@ func (p *Panels) finite(cols, k0, k1 int) bool {
 	return sum-sum == 0
 }
 
+// Rows returns B if it is packed row by row, as it lay in memory: its columns are
+// those of one panel. It is nil if they are not.
+func (p *Panels) Rows() []float32 { return p.rows(best.panel()) }
+
+func (p *Panels) rows(cols int) []float32 {
+	if p.n != cols {
+		return nil
+	}
+	return p.data[:p.k*cols]
+}
+
 // PackT makes p the matrix B [k,n] of which b is the transpose: row i of Bᵀ
 // [n,k] starts at b[i·ldb].
 func (p *Panels) PackT(b []float32, ldb, k, n int) { p.packT(best, b, ldb, k, n) }

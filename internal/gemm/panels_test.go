@@ -103,6 +103,23 @@ func TestFinitePanels(t *testing.T) {
 	}
 }
 
+func TestRowsOfPanels(t *testing.T) {
+	for _, set := range isa.Available {
+		q := kernels[set]
+		for _, n := range []int{1, q.panel(), q.panel() + 1, 2 * q.panel()} {
+			const K = 3
+			b := random(rand.New(rand.NewPCG(3, 4)), K*(n+2))
+			var p Panels
+			p.pack(q, b, n+2, K, n)
+			rows := p.rows(q.panel())
+			require.Equal(t, n == q.panel(), rows != nil, "%v: %d columns", set, n)
+			for i := range rows {
+				require.Equal(t, b[i/n*(n+2)+i%n], rows[i], "%v: [%d]", set, i)
+			}
+		}
+	}
+}
+
 var fetched [1000]float32 // not on a stack, which moves
 
 // What is added is what kernels fetch, after what they have not yet.
