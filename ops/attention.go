@@ -7,17 +7,10 @@ import (
 	"github.com/chainrule-go/chainrule/internal/simd"
 )
 
-// Queries of one head at consecutive positions are a strip. Its scores
-// [queries, keys] are the only ones that a worker has in memory.
-//
-// All queries of a strip see the keys before it. At its own positions, queries
-// and keys go in blocks of diagonal, whole tiles of every kernel: products end
-// with the block on the diagonal, and only in that one is there anything to
-// mask.
-const (
-	stripSize = 96
-	diagonal  = 12
-)
+// stripSize is how many queries of one head at consecutive positions are a
+// strip. Its scores [keys, queries] are the only ones that a worker has in
+// memory.
+const stripSize = simd.ScoreCols
 
 // manyPieces is how many pieces there are at least, if key heads have as many
 // strips: enough for some cores. A piece is consecutive strips of all the query
@@ -104,7 +97,7 @@ var attentionLoop = par.New(func(a *attentionArgs, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		b, h, first, end := a.part(i)
 		k, keys := b*a.n*a.kvs+h*a.HD, a.pos+min(a.n, end*stripSize)
-		w.kt.PackT(a.k[k:], a.kvs, a.HD, keys)
+		gather(fit(&w.keys, keys*a.HD), a.k[k:], keys, a.HD, a.kvs)
 		w.v.Pack(a.v[k:], a.kvs, keys, a.HD)
 		for s := end - 1; s >= first; s-- {
 			for g := range a.group {
@@ -159,18 +152,16 @@ func (a *attentionArgs) strip(w *strip, b, h, t, n int) {
 	scale := float32(1 / math.Sqrt(float64(HD)))
 	out := a.out[((b*a.n+t)*NH+h)*HD:]
 	w.shape(n, HD, a.pos+t)
-	gather(w.q, a.q[(b*a.n+t)*a.qs+h*HD:], n, HD, a.qs)
 
-	w.scores(w.p, w.q, &w.kt) // P = Q Kᵀ
-	simd.ExpRows(w.p, w.ld, w.past+1, scale, w.most, w.sum)
-	w.mask(w.p)
-	w.weigh(w.p, &w.v, a.v[b*a.n*a.kvs+h/a.group*HD:], a.kvs) // Y = P V
+	w.scores(w.p, w.keys, a.q[(b*a.n+t)*a.qs+h*HD:], a.qs) // Pᵀ = K Qᵀ
+	simd.ExpCols(w.p, w.past, scale, w.most, w.sum)
+	w.weigh(w.p, &w.v) // Y = P V
 	for i, sum := range w.sum {
 		w.norm[i] = float32(1 / sum)
 	}
-	simd.ScaleRows(out, NH*HD, w.y, HD, HD, w.norm)
+	simd.ScaleRows(out, NH*HD, w.y, HD, HD, w.norm[:n])
 	if a.lse != nil {
-		for i, most := range w.most {
+		for i, most := range w.most[:n] {
 			a.lse[(b*NH+h)*a.n+t+i] = float32(float64(most) + math.Log(w.sum[i]))
 		}
 	}
@@ -303,9 +294,13 @@ var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 		at, head, b, h, first, end := a.part(i)
 		k, v := a.kv(b, h)
 		keys := min(a.T, end*stripSize)
-		w.kt.PackT(a.qkv[k:], stride, a.HD, keys)
-		w.vt.PackT(a.qkv[v:], stride, a.HD, keys)
+		gather(fit(&w.values, keys*a.HD), a.qkv[v:], keys, a.HD, stride)
 		w.k.Pack(a.qkv[k:], stride, keys, a.HD)
+		rows := w.k.Rows()
+		if rows == nil {
+			rows = fit(&w.keys, keys*a.HD)
+			gather(rows, a.qkv[k:], keys, a.HD, stride)
+		}
 		dk, dv := fit(&w.dk, keys*a.HD), fit(&w.dv, keys*a.HD)
 		if at < a.pieces-1 {
 			dk, dv = a.sum(at, head)
@@ -315,7 +310,7 @@ var attentionBackwardLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 			for g := range a.group {
 				t, n := s*stripSize, min(stripSize, a.T-s*stripSize)
 				a.ahead(w, i, s, g)
-				a.strip(w, dk, dv, b, h*a.group+g, t, n, g > 0 || s < end-1)
+				a.strip(w, rows, dk, dv, b, h*a.group+g, t, n, g > 0 || s < end-1)
 			}
 		}
 		if at == a.pieces-1 {
@@ -392,26 +387,24 @@ var attentionSumLoop = par.New(func(a *attentionBackwardArgs, lo, hi int) {
 })
 
 // strip computes rows t to t+n of dq of query head h of sequence b, and sets dk
-// and dv to what they contribute, or adds it.
-func (a *attentionBackwardArgs) strip(w *strip, dk, dv []float32, b, h, t, n int, add bool) {
+// and dv to what they contribute, or adds it. k is the rows of its key head.
+func (a *attentionBackwardArgs) strip(w *strip, k, dk, dv []float32, b, h, t, n int, add bool) {
 	HD, NH, stride := a.HD, a.NKV*a.group, a.stride()
 	scale := float32(1 / math.Sqrt(float64(HD)))
-	q := (b*a.T+t)*stride + h*HD
-	k, _ := a.kv(b, h/a.group)
+	at := (b*a.T+t)*stride + h*HD
+	q, dout := a.qkv[at:], a.dout[((b*a.T+t)*NH+h)*HD:]
 	w.shape(n, HD, t)
 	fit(&w.dp, len(w.p))
-	gather(w.q, a.qkv[q:], n, HD, stride)
-	gather(w.dout, a.dout[((b*a.T+t)*NH+h)*HD:], n, HD, NH*HD)
+	copy(w.most, a.lse[(b*NH+h)*a.T+t:][:n])
 
-	w.scores(w.p, w.q, &w.kt)     // P = Q Kᵀ
-	w.scores(w.dp, w.dout, &w.vt) // dP = dout Vᵀ
-	simd.DSoftmaxRows(w.p, w.dp, w.ld, w.past+1, scale, a.lse[(b*NH+h)*a.T+t:][:n])
-	w.mask(w.p)
-	w.mask(w.dp)
-	w.weighBack(dv, w.p, w.dout, add)      // dV += Pᵀ dout
-	w.weighBack(dk, w.dp, w.q, add)        // dK += dSᵀ Q
-	w.weigh(w.dp, &w.k, a.qkv[k:], stride) // dQ = dS K
-	scatter(a.dqkv[q:], w.y, n, HD, stride)
+	w.scores(w.p, k, q, stride)           // Pᵀ = K Qᵀ
+	w.scores(w.dp, w.values, dout, NH*HD) // dPᵀ = V doutᵀ
+	simd.DSoftmaxCols(w.p, w.dp, w.past, scale, w.most, w.norm)
+	simd.ScaleRows(fit(&w.dout, n*HD), HD, dout, NH*HD, HD, w.norm[:n])
+	w.weighBack(dv, w.p, w.dout, HD, add) // dV += Pᵀ dout, which has the norm of the weights
+	w.weighBack(dk, w.dp, q, stride, add) // dK += dSᵀ Q
+	w.weigh(w.dp, &w.k)                   // dQ = dS K
+	scatter(a.dqkv[at:], w.y, n, HD, stride)
 }
 
 func ceil(a, b int) int { return (a + b - 1) / b }

@@ -9,39 +9,36 @@ import (
 )
 
 // strip is the memory of a worker, for one strip at a time: n queries that see
-// past keys before theirs.
+// past keys before theirs. Its scores are a column for each query, so that their
+// softmax is one of whole vectors, and that a product reads and writes them in
+// order.
 type strip struct {
 	n, HD, past int
 
-	k, v, kt, vt gemm.Panels // [keys, HD], and the transposes
+	keys, values []float32   // [keys, HD]: k and v of a head
+	k, v         gemm.Panels // the same
+	dk, dv       []float32   // [keys, HD]
 	fetch        gemm.Fetch  // what comes next
 
-	q, dout []float32 // [n, HD]
-	y       []float32 // [n, HD], what weigh computes
-	dk, dv  []float32 // [keys, HD]
-	p, dp   []float32 // [n, ld]: scores and what becomes of them
-	ld      int
-	most    []float32   // [n], the largest score
-	sum     []float64   // [n], Σ_s e^(score_s − most)
-	norm    []float32   // 1/sum
-	rows    gemm.Panels // what a product packs besides
-	spare   []float32   // for what is not finite on the diagonal
+	cols, rows gemm.Panels // [HD, n] and [n, HD], of q or dout
+	dout       []float32   // [n, HD]
+	y          []float32   // [n, HD], what weigh computes
+	p, dp      []float32   // [past+n, simd.ScoreCols]: scores and what becomes of them
+	most       []float32   // [n], the largest score; in the backward, the lse
+	sum        []float64   // [n], Σ_s e^(score_s − most)
+	norm       []float32   // [n], 1/sum
 }
 
 var stripPool par.Pool[strip]
 
 func (w *strip) shape(n, HD, past int) {
 	w.n, w.HD, w.past = n, HD, past
-	// An odd number of cache lines: those of a column do not compete for one
-	// set of a cache.
-	w.ld = (ceil(past+n, 16) | 1) * 16
-	fit(&w.p, n*w.ld)
-	fit(&w.q, n*HD)
+	cols := ceil(n, 16) * 16
+	fit(&w.p, (past+cols)*simd.ScoreCols)
 	fit(&w.y, n*HD)
-	fit(&w.dout, n*HD)
-	fit(&w.most, n)
-	fit(&w.sum, n)
-	fit(&w.norm, n)
+	fit(&w.most, cols)
+	fit(&w.sum, cols)
+	fit(&w.norm, cols)
 }
 
 // fit makes *s n elements long, whatever is in them, and returns it.
@@ -53,93 +50,52 @@ func fit[E any](s *[]E, n int) []E {
 	return *s
 }
 
-// scores sets s = x y, x [n, HD], y [HD, keys], and leaves out what no query
-// sees.
-func (w *strip) scores(s, x []float32, y *gemm.Panels) {
-	whole := w.past / gemm.PanelCols * gemm.PanelCols // for all queries
-	y.Mul(s, w.ld, x, w.HD, 1, w.n, 0, w.HD, 0, whole, false, &w.fetch)
-	for from := whole; from < w.past+w.n; from += gemm.PanelCols {
-		to := min(from+gemm.PanelCols, w.past+w.n)
-		for i, rows := max(0, from-w.past)/diagonal*diagonal, diagonal; i < w.n; i += rows {
-			end := w.past + i + diagonal
-			if end >= to {
-				end, rows = to, w.n
-			}
-			y.Mul(s[i*w.ld+from:], w.ld, x[i*w.HD:], w.HD, 1, min(rows, w.n-i), 0, w.HD, from, end, false, &w.fetch)
-		}
-	}
-}
-
-// mask clears what the mask hides of the blocks on the diagonal.
-func (w *strip) mask(s []float32) {
-	for i := range w.n {
-		clear(s[i*w.ld+w.past:][i+1 : min((i/diagonal+1)*diagonal, w.n)])
-	}
-}
-
-// weigh sets w.y = s y, [n, HD]: the rows of y [past+n, HD] that a query sees,
-// each weighted by its s. y is packed in yp; its rows start ldy apart.
-func (w *strip) weigh(s []float32, yp *gemm.Panels, y []float32, ldy int) {
+// scores sets s = y xᵀ, y [past+n, HD], x [n, HD], whose rows are ldx apart, and
+// leaves out most of what the mask hides.
+func (w *strip) scores(s, y, x []float32, ldx int) {
 	HD := w.HD
-	yp.Mul(w.y, HD, s, w.ld, 1, w.n, 0, w.past, 0, HD, false, &w.fetch)
-	clean := yp.Finite(w.past, w.past+w.n)
-	for d := 0; d < w.n; d += diagonal {
-		end := min(d+diagonal, w.n)
-		n, c, s, y := end-d, w.y[d*HD:], s[d*w.ld+w.past:], y[w.past*ldy:]
-		if clean || finite(y[d*ldy:], n, HD, ldy) {
-			yp.Mul(c, HD, s, w.ld, 1, n, w.past, w.past+end, 0, HD, true, &w.fetch)
-			continue
+	w.cols.PackT(x, ldx, HD, w.n)
+	for c := 0; c < w.n; c += gemm.PanelStep {
+		from, end := w.past+c, w.past+min(c+gemm.PanelStep, w.n)
+		if c == 0 {
+			from = 0
 		}
-		// 0·NaN is NaN: every query needs a product in which the rows of y that
-		// it does not see are 0.
-		product, seen := fit(&w.spare, (n+end)*HD)[:n*HD], w.spare[n*HD:]
-		gather(seen, y, end, HD, ldy)
-		for i := n - 1; i >= 0; i-- {
-			copy(product, c)
-			w.rows.Pack(seen, HD, end, HD)
-			w.rows.Mul(product, HD, s, w.ld, 1, n, 0, end, 0, HD, true, &w.fetch)
-			copy(c[i*HD:][:HD], product[i*HD:])
-			clear(seen[(d+i)*HD:][:HD])
-		}
+		w.cols.Mul(s[from*simd.ScoreCols+c:], simd.ScoreCols, y[from*HD:], HD, 1, end-from, 0, HD, c, w.n, false, &w.fetch)
 	}
 }
 
-// weighBack sets, or adds to, dy = sᵀ x, dy [past+n, HD]: the rows of x [n, HD]
+// weigh sets w.y = sᵀ y, [n, HD]: the rows of y [past+n, HD] that a query sees,
+// each weighted by its s.
+func (w *strip) weigh(s []float32, y *gemm.Panels) {
+	HD := w.HD
+	y.Mul(w.y, HD, s, 1, simd.ScoreCols, w.n, 0, w.past, 0, HD, false, &w.fetch)
+	rows := tileRows(y.Finite(w.past, w.past+w.n))
+	for i := 0; i < w.n; i += rows {
+		y.Mul(w.y[i*HD:], HD, s[w.past*simd.ScoreCols+i:], 1, simd.ScoreCols, min(rows, w.n-i),
+			w.past, w.past+min(i+rows, w.n), 0, HD, true, &w.fetch)
+	}
+}
+
+// weighBack sets, or adds to, dy = s x, dy [past+n, HD]: the rows of x [n, HD]
 // that see a key, each weighted by its s.
-func (w *strip) weighBack(dy, s, x []float32, add bool) {
+func (w *strip) weighBack(dy, s, x []float32, ldx int, add bool) {
 	HD := w.HD
-	w.rows.Pack(x, HD, w.n, HD)
-	w.rows.Mul(dy, HD, s, 1, w.ld, w.past, 0, w.n, 0, HD, add, &w.fetch)
-	clean := w.rows.Finite(0, w.n)
-	for d := 0; d < w.n; d += diagonal {
-		keys := min(diagonal, w.n-d)
-		c, s := dy[(w.past+d)*HD:], s[d*w.ld+w.past+d:]
-		if clean || finite(x[d*HD:], keys, HD, HD) {
-			w.rows.Mul(c, HD, s, 1, w.ld, keys, d, w.n, 0, HD, add, &w.fetch)
-			continue
-		}
-		product, seeing := fit(&w.spare, (keys+w.n)*HD)[:keys*HD], w.spare[keys*HD:]
-		copy(seeing, x)
-		for i := range keys {
-			copy(product, c)
-			w.rows.Pack(seeing, HD, w.n, HD)
-			w.rows.Mul(product, HD, s, 1, w.ld, keys, d, w.n, 0, HD, add, &w.fetch)
-			copy(c[i*HD:][:HD], product[i*HD:])
-			clear(seeing[(d+i)*HD:][:HD])
-		} // the next blocks want the rows that are left
+	w.rows.Pack(x, ldx, w.n, HD)
+	w.rows.Mul(dy, HD, s, simd.ScoreCols, 1, w.past, 0, w.n, 0, HD, add, &w.fetch)
+	rows := tileRows(w.rows.Finite(0, w.n))
+	for i := 0; i < w.n; i += rows {
+		w.rows.Mul(dy[(w.past+i)*HD:], HD, s[(w.past+i)*simd.ScoreCols+i:], simd.ScoreCols, 1, min(rows, w.n-i),
+			i, w.n, 0, HD, add, &w.fetch)
 	}
 }
 
-// finite reports whether all of x [rows, cols] is.
-func finite(x []float32, rows, cols, stride int) bool {
-	if stride == cols {
-		rows, cols = 1, rows*cols
+// tileRows is how many rows of a product begin or end on the diagonal together.
+// What some of them do not see they multiply by 0, which must not make NaN.
+func tileRows(finite bool) int {
+	if finite {
+		return gemm.PanelRows()
 	}
-	sum := 0.0
-	for i := range rows {
-		sum += simd.SumSquares(x[i*stride:][:cols])
-	}
-	return sum-sum == 0
+	return 1
 }
 
 // gather sets the rows of dst [n, cols] to those of src, stride apart.
@@ -181,9 +137,7 @@ func following(i, n int) int {
 }
 
 // pace lets so many of the products scores, weigh and weighBack of a strip
-// fetch what there is.
+// fetch what there is: what they multiply before the diagonal.
 func (w *strip) pace(n, HD, past, scores, weigh, weighBack int) {
-	keys := past + n
-	w.fetch.Pace(scores*gemm.PanelTiles(n, HD, keys) + weigh*(gemm.PanelTiles(n, past, HD)+gemm.PanelTiles(n, n, HD)) +
-		weighBack*gemm.PanelTiles(keys, n, HD))
+	w.fetch.Pace(scores*gemm.PanelTiles(past+n, HD, n) + weigh*gemm.PanelTiles(n, past, HD) + weighBack*gemm.PanelTiles(past, n, HD))
 }

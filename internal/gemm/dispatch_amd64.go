@@ -30,4 +30,4 @@ var kernels = map[isa.Set]*kernel{
 	},
 }
 
-const panelCols = 64 // AVX-512 has panels of 64, AVX2 of 16
+const panelStep = 16 // a vector of AVX-512, a panel of AVX2

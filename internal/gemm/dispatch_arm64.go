@@ -20,7 +20,7 @@ var kernels = map[isa.Set]*kernel{
 
 const neonCols = 24
 
-const panelCols = neonCols
+const panelStep = neonCols
 
 // gemmNEON has what gemmNEON_4x24 has not: fewer columns, by a copy of them,
 // and the packing of B. It leaves fetching to the processor.

@@ -6,4 +6,4 @@ import "github.com/chainrule-go/chainrule/internal/isa"
 
 var kernels map[isa.Set]*kernel
 
-const panelCols = 32
+const panelStep = 4 * portablePanel

@@ -360,8 +360,9 @@ func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, group
 //		}
 //	}
 //
-// It reads whole vectors of b. For every six rows or fewer it fetches some rows
-// of next, a Fetch.
+// It reads whole vectors of b. For every six rows or fewer it fetches some lines
+// of next, a Fetch, one in two steps of k: more at once would keep those waiting
+// that it works on.
 //
 //go:noescape
 func smallAVX512_6x64(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)

@@ -118,7 +118,7 @@ func TestSmallKernel(t *testing.T) {
 				a := guarded(t, special(rng, random(rng, (rows-1)*lda+(k-1)*ka+1)))
 				b := guarded(t, special(rng, random(rng, k*ldb)))
 				c := guarded(t, special(rng, random(rng, (rows-1)*ldc+cols)))
-				want := append([]float32(nil), c...)
+				wantC := append([]float32(nil), c...)
 				for i := range rows {
 					for j := range cols {
 						var sum float32
@@ -126,17 +126,27 @@ func TestSmallKernel(t *testing.T) {
 							sum = fma32(a[i*lda+l*ka], b[l*ldb+j], sum)
 						}
 						if add {
-							sum += want[i*ldc+j]
+							sum += wantC[i*ldc+j]
 						}
-						want[i*ldc+j] = sum
+						wantC[i*ldc+j] = sum
 					}
 				}
-				f := Fetch{at: 1 << 20, stride: 100, rows: 7, each: rng.IntN(4) + 1} // not to be read
+				f := Fetch{each: rng.IntN(4) + 1, end: 2} // not to be read
+				f.list[0], f.list[1] = span{1 << 20, 100, 3}, span{1 << 21, 10, 4}
+				want := f
+				for range ceil(rows, q.small.rows) {
+					if want.left == 0 && want.next < want.end {
+						want.span = want.list[want.next]
+						want.next++
+					}
+					n := min(want.each, want.left, k/2)
+					want.at += uintptr(n * want.stride)
+					want.left -= n
+				}
 				q.small.mul(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &f.at)
-				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+				near(t, wantC, c, "rows=%d cols=%d k=%d", rows, cols, k)
 				if q.lanes == 16 { // the others do not fetch
-					done := min(7, f.each*ceil(rows, q.small.rows))
-					require.Equal(t, [2]int{7 - done, 1<<20 + 100*done}, [2]int{f.rows, int(f.at)})
+					require.Equal(t, want, f)
 				}
 			}
 		}

@@ -2,9 +2,17 @@ package gemm
 
 import "github.com/chainrule-go/chainrule/internal/simd"
 
-// PanelCols is a multiple of the columns of a panel of every kernel of the
-// architecture: a part of a packed B begins at a multiple of it.
-const PanelCols = panelCols
+// PanelStep is where a part of the columns of a packed B may begin: at a multiple
+// of it, on this architecture.
+const PanelStep = panelStep
+
+// PanelRows is how many rows of A a kernel multiplies at a time.
+func PanelRows() int {
+	if best == nil {
+		return portableRows
+	}
+	return best.small.rows
+}
 
 // Panels is a matrix B [K,N] packed for the kernels: for products of small
 // matrices that lie in cache, on one core, of which several share B. It is
@@ -74,6 +82,17 @@ func (p *Panels) finite(cols, k0, k1 int) bool {
 	return sum-sum == 0
 }
 
+// Rows returns B if it is packed row by row, as it lay in memory: its columns are
+// those of one panel. It is nil if they are not.
+func (p *Panels) Rows() []float32 { return p.rows(best.panel()) }
+
+func (p *Panels) rows(cols int) []float32 {
+	if p.n != cols {
+		return nil
+	}
+	return p.data[:p.k*cols]
+}
+
 // PackT makes p the matrix B [k,n] of which b is the transpose: row i of Bᵀ
 // [n,k] starts at b[i·ldb].
 func (p *Panels) PackT(b []float32, ldb, k, n int) { p.packT(best, b, ldb, k, n) }
@@ -102,7 +121,7 @@ func (p *Panels) packT(q *kernel, b []float32, ldb, k, n int) {
 // Mul sets C [m, n1-n0] to the product of A [m, k1-k0] with rows k0 to k1 of
 // columns n0 to n1 of B, or adds it where add is set. Row i of C starts at
 // c[i·ldc]; A[i,l] is a[i·lda+l·ka], so that it may be the transpose of what
-// lies in memory. n0 is a multiple of PanelCols. The order in which an element
+// lies in memory. n0 is a multiple of PanelStep. The order in which an element
 // is summed depends on k1-k0 alone. Meanwhile a part of f may come into cache.
 func (p *Panels) Mul(c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool, f *Fetch) {
 	p.mul(best, c, ldc, a, lda, ka, m, k0, k1, n0, n1, add, f)
@@ -112,7 +131,7 @@ func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, 
 	if m <= 0 || n1 <= n0 {
 		return
 	}
-	if n0%PanelCols != 0 || k0 < 0 || k1 > p.k || n1 > p.n {
+	if n0%PanelStep != 0 || k0 < 0 || k1 > p.k || n1 > p.n {
 		panic("chainrule: gemm.Panels.Mul: not a part of the matrix")
 	}
 	_ = c[(m-1)*ldc+n1-n0-1]
@@ -132,12 +151,10 @@ func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, 
 	t := &q.small
 	step := even(k1-k0, chain, 1)
 	for l := k0; l < k1; l += step {
-		k := min(step, k1-l)
-		for j := n0; j < n1; j += t.cols {
-			if f.rows == 0 {
-				f.begin()
-			}
-			t.mul(&c[j-n0], &a[(l-k0)*ka], &p.data[j*p.k+l*t.cols], ldc, lda, ka, t.cols, k, m, min(t.cols, n1-j), add || l > k0, &f.at)
+		for j := n0; j < n1; j += t.cols - j%t.cols {
+			at := j % t.cols
+			t.mul(&c[j-n0], &a[(l-k0)*ka], &p.data[(j-at)*p.k+l*t.cols+at], ldc, lda, ka, t.cols,
+				min(step, k1-l), m, min(t.cols-at, n1-j), add || l > k0, &f.at)
 		}
 	}
 }
@@ -154,7 +171,7 @@ func (t tile) mul(c, a, b *float32, ldc, lda, ka, _, k, rows, cols int, add bool
 	}
 }
 
-const portablePanel = 4
+const portablePanel, portableRows = 4, 2
 
 // portable is mul in Go: two rows by a panel at a time.
 func (p *Panels) portable(c []float32, ldc int, a []float32, lda, ka int, m, k0, k1, n0, n1 int, add bool) {

@@ -2,6 +2,7 @@ package gemm
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -34,8 +35,9 @@ func BenchmarkPanels(b *testing.B) {
 		b.Run(fmt.Sprintf("%s/m=%d/k=%d/n=%d/lda=%d/ka=%d/ldc=%d", s.name, s.m, s.k, s.n, s.lda, s.ka, s.ldc), func(b *testing.B) {
 			var p Panels
 			var f Fetch
-			p.Pack(make([]float32, s.k*s.n), s.n, s.k, s.n)
-			a := make([]float32, (s.m-1)*s.lda+(s.k-1)*s.ka+1)
+			r := rand.New(rand.NewPCG(1, 2)) // the clock is higher where most bits are 0
+			p.Pack(random(r, s.k*s.n), s.n, s.k, s.n)
+			a := random(r, (s.m-1)*s.lda+(s.k-1)*s.ka+1)
 			c := make([]float32, s.m*max(s.ldc, s.n))
 			for b.Loop() {
 				p.Mul(c, max(s.ldc, s.n), a, s.lda, s.ka, s.m, 0, s.k, 0, s.n, s.add, &f)

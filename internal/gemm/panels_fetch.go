@@ -2,30 +2,25 @@ package gemm
 
 import "unsafe"
 
-// Fetch is rows of memory that Panels.Mul brings into the second-level cache,
-// some for every tile, while it multiplies what is there. The zero value is
-// empty. It keeps no memory alive, and what it was not given time for is never
-// read.
+// Fetch is memory that Panels.Mul brings into the second-level cache, some lines
+// for every tile, while it multiplies what is there. The zero value is empty. It
+// keeps no memory alive, and what it was not given time for is never read.
 type Fetch struct {
-	// The rows that a kernel is at: the address of the first, in bytes how far
-	// they are apart, how many there are, and of these for every tile.
-	at                 uintptr
-	stride, rows, each int
-
-	list    [16]span
-	n, left int // of list; rows of it
+	span          // that a kernel is at
+	each      int // lines for a tile
+	next, end int // of list
+	list      [128]span
 }
 
+// span is cache lines: the address of the first, how many bytes they are apart,
+// and how many are left.
 type span struct {
 	at           uintptr
-	stride, rows int
+	stride, left int
 }
 
-// fetchCols is how many columns of a row a kernel fetches at a time.
-const fetchCols = 64
-
 // Reset forgets what was not fetched.
-func (f *Fetch) Reset() { f.rows, f.n, f.left = 0, 0, 0 }
+func (f *Fetch) Reset() { f.left, f.next, f.end = 0, 0, 0 }
 
 // Add appends rows of x, the first at x[from], that start stride apart. What
 // there is no place for is left out.
@@ -33,11 +28,11 @@ func (f *Fetch) Add(x []float32, from, rows, cols, stride int) {
 	if rows <= 0 {
 		return
 	}
+	f.next, f.end = 0, copy(f.list[:], f.list[f.next:f.end])
 	at := uintptr(unsafe.Pointer(&x[from]))
-	for c := 0; c < cols && f.n < len(f.list); c += fetchCols {
-		f.list[f.n] = span{at + 4*uintptr(c), 4 * stride, rows}
-		f.n++
-		f.left += rows
+	for c := 0; c < cols && f.end < len(f.list); c += line {
+		f.list[f.end] = span{at + 4*uintptr(c), 4 * stride, rows}
+		f.end++
 	}
 }
 
@@ -51,16 +46,10 @@ func PanelTiles(m, k, n int) int {
 }
 
 // Pace lets products of so many PanelTiles fetch all that there is.
-func (f *Fetch) Pace(tiles int) { f.each = max(1, ceil(f.left+f.rows, max(1, tiles))) }
-
-// begin gives the kernel the next rows.
-func (f *Fetch) begin() {
-	if f.n == 0 {
-		return
+func (f *Fetch) Pace(tiles int) {
+	lines := f.left
+	for _, s := range f.list[f.next:f.end] {
+		lines += s.left
 	}
-	s := f.list[0]
-	f.n--
-	copy(f.list[:f.n], f.list[1:])
-	f.at, f.stride, f.rows = s.at, s.stride, s.rows
-	f.left -= s.rows
+	f.each = ceil(lines, max(1, tiles))
 }

@@ -12,12 +12,6 @@ import (
 	"github.com/chainrule-go/chainrule/internal/isa"
 )
 
-func TestPartsBeginWithAPanel(t *testing.T) {
-	for _, set := range isa.Available {
-		require.Zero(t, PanelCols%kernels[set].panel(), set)
-	}
-}
-
 // Every part of a packed matrix, both packs and both sides of A, against
 // float64, in memory around which nothing may change.
 func TestPanelsMultiplyPartsOfAMatrix(t *testing.T) {
@@ -37,7 +31,7 @@ func TestPanelsMultiplyPartsOfAMatrix(t *testing.T) {
 			if i%10 == 0 {
 				K = 150 + r.IntN(500)
 			}
-			n0 := r.IntN((N+PanelCols-1)/PanelCols) * PanelCols
+			n0 := r.IntN((N+PanelStep-1)/PanelStep) * PanelStep
 			n1 := n0 + 1 + r.IntN(N-n0)
 			k0 := r.IntN(K)
 			k1 := k0 + r.IntN(K-k0+1)
@@ -109,36 +103,47 @@ func TestFinitePanels(t *testing.T) {
 	}
 }
 
+func TestRowsOfPanels(t *testing.T) {
+	for _, set := range isa.Available {
+		q := kernels[set]
+		for _, n := range []int{1, q.panel(), q.panel() + 1, 2 * q.panel()} {
+			const K = 3
+			b := random(rand.New(rand.NewPCG(3, 4)), K*(n+2))
+			var p Panels
+			p.pack(q, b, n+2, K, n)
+			rows := p.rows(q.panel())
+			require.Equal(t, n == q.panel(), rows != nil, "%v: %d columns", set, n)
+			for i := range rows {
+				require.Equal(t, b[i/n*(n+2)+i%n], rows[i], "%v: [%d]", set, i)
+			}
+		}
+	}
+}
+
 var fetched [1000]float32 // not on a stack, which moves
 
-// What is added is fetched row by row in the time that it was given.
+// What is added is what kernels fetch, after what they have not yet.
 func TestFetch(t *testing.T) {
 	var f Fetch
 	x := fetched[:]
-	f.Add(x, 3, 2, 65, 100) // two spans of 64 columns
+	at := func(i int) uintptr { return uintptr(unsafe.Pointer(&x[i])) }
+	f.Add(x, 3, 2, 17, 100) // two lines of each row
 	f.Add(x, 999, 0, 64, 100)
 	f.Add(x, 1000, -1, 64, 100)
-	f.Add(x, 7, 5, 64, 100)
+	f.Add(x, 7, 4, 16, 100)
 	f.Pace(4)
-	require.Equal(t, 3, f.each) // nine rows
-	var got []int
-	for range 9 {
-		if f.rows == 0 {
-			f.begin()
-		}
-		got = append(got, int(f.at-uintptr(unsafe.Pointer(&x[0])))/4)
-		f.at += uintptr(f.stride)
-		f.rows--
+	require.Equal(t, 2, f.each) // eight lines
+	require.Equal(t, []span{{at(3), 400, 2}, {at(19), 400, 2}, {at(7), 400, 4}}, f.list[f.next:f.end])
+	f.span, f.next = f.list[0], 1 // as a kernel begins
+	f.left--
+	f.Add(x, 8, 1, 1, 100)
+	f.Pace(4)
+	require.Equal(t, 2, f.each)
+	require.Equal(t, []span{{at(19), 400, 2}, {at(7), 400, 4}, {at(8), 400, 1}}, f.list[f.next:f.end])
+	for range 2 * len(f.list) {
+		f.Add(x, 0, 1, 1, 64) // there is not place for all
 	}
-	require.Equal(t, []int{3, 103, 67, 167, 7, 107, 207, 307, 407}, got)
-	f.begin()
-	require.Zero(t, f.rows)
-	for range 100 {
-		f.Add(x, 0, 1, 64, 64) // there is not place for all
-	}
-	f.Pace(0)
-	require.Equal(t, len(f.list), f.each)
 	f.Reset()
-	f.begin()
-	require.Zero(t, f.rows)
+	f.Pace(0)
+	require.Zero(t, f.each)
 }

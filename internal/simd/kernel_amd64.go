@@ -132,17 +132,6 @@ func kernelAdd(out, a, b []float32) {
 	}
 }
 
-func kernelDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
-	switch set {
-	case isa.AVX512:
-		dSoftmaxAVX512(ptr(ds), ptr(p), ptr(dp), len(dp), norm, mean, scale)
-	case isa.AVX2:
-		dSoftmaxAVX2(ptr(ds), ptr(p), ptr(dp), len(dp), norm, mean, scale)
-	default:
-		goDSoftmax(ds, p, dp, norm, mean, scale)
-	}
-}
-
 func kernelNormalize(y, x, w []float32, r float32) {
 	switch set {
 	case isa.AVX512:
@@ -264,25 +253,25 @@ func kernelScaleRows(y []float32, ldy int, x []float32, ldx, cols int, r []float
 	}
 }
 
-func kernelExpRows(x []float32, ld, n int, scale float32, most []float32, sum []float64) {
+func kernelExpCols(x []float32, past int, scale float32, most []float32, sum []float64) {
 	switch set {
 	case isa.AVX512:
-		expRowsAVX512(ptr(x), ld, len(most), n, scale, ptr(most), ptr(sum))
+		expColsAVX512(ptr(x), len(most), past, scale, ptr(most), ptr(sum))
 	case isa.AVX2:
-		expRowsAVX2(ptr(x), ld, len(most), n, scale, ptr(most), ptr(sum))
+		expColsAVX2(ptr(x), len(most), past, scale, ptr(most), ptr(sum))
 	default:
-		goExpRows(x, ld, n, scale, most, sum)
+		goExpCols(x, past, scale, most, sum)
 	}
 }
 
-func kernelDSoftmaxRows(p, dp []float32, ld, n int, scale float32, lse []float32) {
+func kernelDSoftmaxCols(p, dp []float32, past int, scale float32, lse, norm []float32) {
 	switch set {
 	case isa.AVX512:
-		dSoftmaxRowsAVX512(ptr(p), ptr(dp), ld, len(lse), n, scale, ptr(lse))
+		dSoftmaxColsAVX512(ptr(p), ptr(dp), len(lse), past, scale, ptr(lse), ptr(norm))
 	case isa.AVX2:
-		dSoftmaxRowsAVX2(ptr(p), ptr(dp), ld, len(lse), n, scale, ptr(lse))
+		dSoftmaxColsAVX2(ptr(p), ptr(dp), len(lse), past, scale, ptr(lse), ptr(norm))
 	default:
-		goDSoftmaxRows(p, dp, ld, n, scale, lse)
+		goDSoftmaxCols(p, dp, past, scale, lse, norm)
 	}
 }
 

@@ -972,13 +972,13 @@ by4:
 	CMPQ         DX, $+32
 	JLT          by4end
 	VMOVUPS      (AX)(BX*1), Y2
-	VMULPS       (CX)(BX*1), Y2, Y2
 	VMOVUPS      32(AX)(BX*1), Y3
-	VMULPS       32(CX)(BX*1), Y3, Y3
 	VMOVUPS      64(AX)(BX*1), Y4
+	VMOVUPS      96(AX)(BX*1), Y5
+	VMULPS       (CX)(BX*1), Y2, Y2
+	VMULPS       32(CX)(BX*1), Y3, Y3
 	VFMADD231PS  64(CX)(BX*1), Y4, Y2
-	VMOVUPS      96(AX)(BX*1), Y4
-	VFMADD231PS  96(CX)(BX*1), Y4, Y3
+	VFMADD231PS  96(CX)(BX*1), Y5, Y3
 	VADDPS       Y3, Y2, Y2
 	VCVTPS2PD    X2, Y3
 	VEXTRACTF128 $0x01, Y2, X2
@@ -1013,12 +1013,12 @@ by1end:
 	VMOVDQU      (SI), Y2
 	VMASKMOVPS   (AX)(BX*1), Y2, Y3
 	VMASKMOVPS   (CX)(BX*1), Y2, Y2
-	VMULPS       Y2, Y3, Y3
-	VCVTPS2PD    X3, Y2
-	VEXTRACTF128 $0x01, Y3, X3
-	VCVTPS2PD    X3, Y3
-	VADDPD       Y2, Y0, Y0
-	VADDPD       Y3, Y1, Y1
+	VMULPS       Y2, Y3, Y2
+	VCVTPS2PD    X2, Y3
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y3, Y0, Y0
+	VADDPD       Y2, Y1, Y1
 
 done:
 	VADDPD       Y1, Y0, Y0
@@ -1321,77 +1321,6 @@ block:
 	SUBQ     $0x40, CX
 	JNZ      block
 	SFENCE
-	VZEROUPPER
-	RET
-
-// func dSoftmaxAVX2(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
-// Requires: AVX
-TEXT ·dSoftmaxAVX2(SB), NOSPLIT, $0-44
-	MOVQ         ds+0(FP), AX
-	MOVQ         p+8(FP), CX
-	MOVQ         dp+16(FP), DX
-	MOVQ         n+24(FP), BX
-	VBROADCASTSS norm+32(FP), Y0
-	VBROADCASTSS mean+36(FP), Y1
-	VBROADCASTSS scale+40(FP), Y2
-	XORQ         SI, SI
-
-by2:
-	CMPQ    BX, $+16
-	JLT     by2end
-	VMOVUPS (CX)(SI*1), Y3
-	VMOVUPS (DX)(SI*1), Y4
-	VMULPS  Y0, Y3, Y3
-	VSUBPS  Y1, Y4, Y4
-	VMOVUPS Y3, (CX)(SI*1)
-	VMULPS  Y3, Y4, Y4
-	VMULPS  Y2, Y4, Y4
-	VMOVUPS Y4, (AX)(SI*1)
-	VMOVUPS 32(CX)(SI*1), Y3
-	VMOVUPS 32(DX)(SI*1), Y4
-	VMULPS  Y0, Y3, Y3
-	VSUBPS  Y1, Y4, Y4
-	VMOVUPS Y3, 32(CX)(SI*1)
-	VMULPS  Y3, Y4, Y4
-	VMULPS  Y2, Y4, Y4
-	VMOVUPS Y4, 32(AX)(SI*1)
-	ADDQ    $+64, SI
-	SUBQ    $+16, BX
-	JMP     by2
-
-by2end:
-by1:
-	CMPQ    BX, $+8
-	JLT     by1end
-	VMOVUPS (CX)(SI*1), Y3
-	VMOVUPS (DX)(SI*1), Y4
-	VMULPS  Y0, Y3, Y3
-	VSUBPS  Y1, Y4, Y4
-	VMOVUPS Y3, (CX)(SI*1)
-	VMULPS  Y3, Y4, Y4
-	VMULPS  Y2, Y4, Y4
-	VMOVUPS Y4, (AX)(SI*1)
-	ADDQ    $+32, SI
-	SUBQ    $+8, BX
-	JMP     by1
-
-by1end:
-	TESTQ      BX, BX
-	JZ         done
-	LEAQ       tails<>+32(SB), DI
-	SHLQ       $0x02, BX
-	SUBQ       BX, DI
-	VMOVDQU    (DI), Y3
-	VMASKMOVPS (CX)(SI*1), Y3, Y4
-	VMASKMOVPS (DX)(SI*1), Y3, Y5
-	VMULPS     Y0, Y4, Y4
-	VSUBPS     Y1, Y5, Y5
-	VMASKMOVPS Y4, Y3, (CX)(SI*1)
-	VMULPS     Y4, Y5, Y5
-	VMULPS     Y2, Y5, Y5
-	VMASKMOVPS Y5, Y3, (AX)(SI*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -2571,90 +2500,83 @@ next:
 	VZEROUPPER
 	RET
 
-// func expRowsAVX2(x *float32, ld int, rows int, n int, scale float32, most *float32, sum *float64)
+// func expColsAVX2(x *float32, cols int, past int, scale float32, most *float32, sum *float64)
 // Requires: AVX, AVX2, FMA3
-TEXT ·expRowsAVX2(SB), NOSPLIT, $0-56
+TEXT ·expColsAVX2(SB), NOSPLIT, $0-48
 	MOVQ         x+0(FP), AX
-	MOVQ         ld+8(FP), CX
-	MOVQ         rows+16(FP), DX
-	MOVQ         n+24(FP), BX
-	MOVQ         most+40(FP), SI
-	MOVQ         sum+48(FP), DI
-	VBROADCASTSS scale+32(FP), Y0
-	SHLQ         $0x02, CX
+	MOVQ         most+32(FP), CX
+	MOVQ         sum+40(FP), DX
+	MOVQ         cols+8(FP), BX
+	MOVQ         past+16(FP), SI
+	MOVQ         BX, DI
+	INCQ         SI
+	VBROADCASTSS scale+24(FP), Y0
 
-row:
-	TESTQ        DX, DX
-	JZ           end
-	MOVQ         BX, R8
+columns:
+	SUBQ         $0x08, DI
 	VBROADCASTSS cff800000<>+0(SB), Y1
 	VBROADCASTSS cff800000<>+0(SB), Y2
 	VBROADCASTSS cff800000<>+0(SB), Y3
 	VBROADCASTSS cff800000<>+0(SB), Y4
+	MOVQ         SI, R8
 	XORQ         R9, R9
 
-maxby4:
-	CMPQ    R8, $+32
-	JLT     maxby4end
+maxmany:
+	CMPQ    R8, $0x04
+	JLT     maxmanyend
 	VMOVUPS (AX)(R9*1), Y5
 	VMAXPS  Y1, Y5, Y1
-	VMOVUPS 32(AX)(R9*1), Y5
+	VMOVUPS 256(AX)(R9*1), Y5
 	VMAXPS  Y2, Y5, Y2
-	VMOVUPS 64(AX)(R9*1), Y5
+	VMOVUPS 512(AX)(R9*1), Y5
 	VMAXPS  Y3, Y5, Y3
-	VMOVUPS 96(AX)(R9*1), Y5
+	VMOVUPS 768(AX)(R9*1), Y5
 	VMAXPS  Y4, Y5, Y4
-	ADDQ    $+128, R9
-	SUBQ    $+32, R8
-	JMP     maxby4
+	ADDQ    $+1024, R9
+	SUBQ    $0x04, R8
+	JMP     maxmany
 
-maxby4end:
-maxby1:
-	CMPQ    R8, $+8
-	JLT     maxby1end
+maxmanyend:
+maxone:
+	CMPQ    R8, $0x01
+	JLT     maxoneend
 	VMOVUPS (AX)(R9*1), Y5
 	VMAXPS  Y1, Y5, Y1
-	ADDQ    $+32, R9
-	SUBQ    $+8, R8
-	JMP     maxby1
+	ADDQ    $+256, R9
+	SUBQ    $0x01, R8
+	JMP     maxone
 
-maxby1end:
-	TESTQ        R8, R8
-	JZ           maxdone
-	LEAQ         tails<>+32(SB), R10
-	SHLQ         $0x02, R8
-	SUBQ         R8, R10
+maxoneend:
+	LEAQ triangle<>+32(SB), R10
+	MOVQ $0x00000007, R8
+
+maxtriangle:
+	SUBQ         $0x04, R10
 	VMOVDQU      (R10), Y5
 	VMASKMOVPS   (AX)(R9*1), Y5, Y6
 	VBROADCASTSS cff800000<>+0(SB), Y7
 	VBLENDVPS    Y5, Y6, Y7, Y6
 	VMAXPS       Y1, Y6, Y1
-
-maxdone:
+	ADDQ         $+256, R9
+	DECQ         R8
+	JNZ          maxtriangle
 	VMAXPS       Y2, Y1, Y1
 	VMAXPS       Y4, Y3, Y3
 	VMAXPS       Y3, Y1, Y1
-	VEXTRACTF128 $0x01, Y1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0x0e, X1, X2
-	VMAXPS       X2, X1, X1
-	VPERMILPS    $0x01, X1, X2
-	VMAXSS       X2, X1, X1
-	VMULSS       X1, X0, X1
-	VMOVSS       X1, (SI)
-	VBROADCASTSS X1, Y1
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      Y1, (CX)
 	VXORPS       Y2, Y2, Y2
 	VXORPS       Y3, Y3, Y3
-	MOVQ         BX, R8
+	MOVQ         SI, R8
 	XORQ         R9, R9
 
-expby4:
-	CMPQ         R8, $+32
-	JLT          expby4end
+expmany:
+	CMPQ         R8, $0x04
+	JLT          expmanyend
 	VMOVUPS      (AX)(R9*1), Y4
-	VMOVUPS      32(AX)(R9*1), Y5
-	VMOVUPS      64(AX)(R9*1), Y6
-	VMOVUPS      96(AX)(R9*1), Y7
+	VMOVUPS      256(AX)(R9*1), Y5
+	VMOVUPS      512(AX)(R9*1), Y6
+	VMOVUPS      768(AX)(R9*1), Y7
 	VFMSUB213PS  Y1, Y0, Y4
 	VFMSUB213PS  Y1, Y0, Y5
 	VFMSUB213PS  Y1, Y0, Y6
@@ -2760,9 +2682,9 @@ expby4:
 	VMULPS       Y8, Y9, Y9
 	VMOVAPS      Y9, Y7
 	VMOVUPS      Y4, (AX)(R9*1)
-	VMOVUPS      Y5, 32(AX)(R9*1)
-	VMOVUPS      Y6, 64(AX)(R9*1)
-	VMOVUPS      Y7, 96(AX)(R9*1)
+	VMOVUPS      Y5, 256(AX)(R9*1)
+	VMOVUPS      Y6, 512(AX)(R9*1)
+	VMOVUPS      Y7, 768(AX)(R9*1)
 	VADDPS       Y6, Y4, Y4
 	VADDPS       Y7, Y5, Y5
 	VADDPS       Y5, Y4, Y4
@@ -2771,14 +2693,14 @@ expby4:
 	VCVTPS2PD    X4, Y4
 	VADDPD       Y5, Y2, Y2
 	VADDPD       Y4, Y3, Y3
-	ADDQ         $+128, R9
-	SUBQ         $+32, R8
-	JMP          expby4
+	ADDQ         $+1024, R9
+	SUBQ         $0x04, R8
+	JMP          expmany
 
-expby4end:
-expby1:
-	CMPQ         R8, $+8
-	JLT          expby1end
+expmanyend:
+expone:
+	CMPQ         R8, $0x01
+	JLT          exponeend
 	VMOVUPS      (AX)(R9*1), Y4
 	VFMSUB213PS  Y1, Y0, Y4
 	VMOVUPS      cc2d00000<>+0(SB), Y5
@@ -2812,445 +2734,449 @@ expby1:
 	VCVTPS2PD    X4, Y4
 	VADDPD       Y5, Y2, Y2
 	VADDPD       Y4, Y3, Y3
-	ADDQ         $+32, R9
-	SUBQ         $+8, R8
-	JMP          expby1
+	ADDQ         $+256, R9
+	SUBQ         $0x01, R8
+	JMP          expone
 
-expby1end:
-	TESTQ        R8, R8
-	JZ           expdone
-	LEAQ         tails<>+32(SB), R10
-	SHLQ         $0x02, R8
-	SUBQ         R8, R10
+exponeend:
+	LEAQ triangle<>+32(SB), R10
+	MOVQ $0x00000007, R8
+
+exptriangle:
+	SUBQ         $0x04, R10
 	VMOVDQU      (R10), Y4
 	VMASKMOVPS   (AX)(R9*1), Y4, Y5
 	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      cc2d00000<>+0(SB), Y1
-	VMAXPS       Y5, Y1, Y5
-	VMOVUPS      c42b20000<>+0(SB), Y1
-	VMINPS       Y5, Y1, Y5
-	VMULPS       c3fb8aa3b<>+0(SB), Y5, Y1
-	VROUNDPS     $0x00, Y1, Y1
-	VFNMADD231PS c3f318000<>+0(SB), Y1, Y5
-	VFNMADD231PS cb95e8083<>+0(SB), Y1, Y5
-	VMOVAPS      c3ab526b1<>+0(SB), Y6
-	VFMADD213PS  c3c091cc7<>+0(SB), Y5, Y6
-	VFMADD213PS  c3d2aac58<>+0(SB), Y5, Y6
-	VFMADD213PS  c3e2aaa49<>+0(SB), Y5, Y6
-	VFMADD213PS  c3efffffe<>+0(SB), Y5, Y6
-	VFMADD213PS  c3f800000<>+0(SB), Y5, Y6
-	VFMADD213PS  c3f800000<>+0(SB), Y5, Y6
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y5
-	VPSUBD       Y5, Y1, Y1
+	VMOVUPS      cc2d00000<>+0(SB), Y6
+	VMAXPS       Y5, Y6, Y5
+	VMOVUPS      c42b20000<>+0(SB), Y6
+	VMINPS       Y5, Y6, Y5
+	VMULPS       c3fb8aa3b<>+0(SB), Y5, Y6
+	VROUNDPS     $0x00, Y6, Y6
+	VFNMADD231PS c3f318000<>+0(SB), Y6, Y5
+	VFNMADD231PS cb95e8083<>+0(SB), Y6, Y5
+	VMOVAPS      c3ab526b1<>+0(SB), Y7
+	VFMADD213PS  c3c091cc7<>+0(SB), Y5, Y7
+	VFMADD213PS  c3d2aac58<>+0(SB), Y5, Y7
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y5, Y7
+	VFMADD213PS  c3efffffe<>+0(SB), Y5, Y7
+	VFMADD213PS  c3f800000<>+0(SB), Y5, Y7
+	VFMADD213PS  c3f800000<>+0(SB), Y5, Y7
+	VCVTPS2DQ    Y6, Y6
+	VPSRAD       $0x01, Y6, Y5
+	VPSUBD       Y5, Y6, Y6
 	VPADDD       c0000007f<>+0(SB), Y5, Y5
 	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y6, Y6
-	VPADDD       c0000007f<>+0(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y6, Y6
-	VMOVAPS      Y6, Y5
-	VMASKMOVPS   Y5, Y4, (AX)(R9*1)
-	VANDPS       Y4, Y5, Y5
-	VCVTPS2PD    X5, Y1
-	VEXTRACTF128 $0x01, Y5, X4
-	VCVTPS2PD    X4, Y4
-	VADDPD       Y1, Y2, Y2
-	VADDPD       Y4, Y3, Y3
-
-expdone:
-	VADDPD       Y3, Y2, Y2
-	VEXTRACTF128 $0x01, Y2, X1
-	VADDPD       X1, X2, X2
-	VPERMILPD    $0x01, X2, X1
-	VADDSD       X1, X2, X2
-	VMOVSD       X2, (DI)
-	ADDQ         CX, AX
-	ADDQ         $0x04, SI
-	ADDQ         $0x08, DI
-	INCQ         BX
-	DECQ         DX
-	JMP          row
-
-end:
-	VZEROUPPER
-	RET
-
-// func dSoftmaxRowsAVX2(p *float32, dp *float32, ld int, rows int, n int, scale float32, lse *float32)
-// Requires: AVX, AVX2, FMA3
-TEXT ·dSoftmaxRowsAVX2(SB), NOSPLIT, $0-56
-	MOVQ         p+0(FP), AX
-	MOVQ         dp+8(FP), CX
-	MOVQ         ld+16(FP), DX
-	MOVQ         rows+24(FP), BX
-	MOVQ         n+32(FP), SI
-	MOVQ         lse+48(FP), DI
-	VBROADCASTSS scale+40(FP), Y0
-	SHLQ         $0x02, DX
-
-row:
-	TESTQ        BX, BX
-	JZ           end
-	VBROADCASTSS (DI), Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	MOVQ         SI, R8
-	XORQ         R9, R9
-
-expby4:
-	CMPQ         R8, $+32
-	JLT          expby4end
-	VMOVUPS      (AX)(R9*1), Y4
-	VMOVUPS      32(AX)(R9*1), Y5
-	VMOVUPS      64(AX)(R9*1), Y6
-	VMOVUPS      96(AX)(R9*1), Y7
-	VFMSUB213PS  Y1, Y0, Y4
-	VFMSUB213PS  Y1, Y0, Y5
-	VFMSUB213PS  Y1, Y0, Y6
-	VFMSUB213PS  Y1, Y0, Y7
-	VMOVUPS      cc2d00000<>+0(SB), Y8
-	VMAXPS       Y4, Y8, Y4
-	VMOVUPS      c42b20000<>+0(SB), Y8
-	VMINPS       Y4, Y8, Y4
-	VMULPS       c3fb8aa3b<>+0(SB), Y4, Y8
-	VROUNDPS     $0x00, Y8, Y8
-	VFNMADD231PS c3f318000<>+0(SB), Y8, Y4
-	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y4
-	VMOVAPS      c3ab526b1<>+0(SB), Y9
-	VFMADD213PS  c3c091cc7<>+0(SB), Y4, Y9
-	VFMADD213PS  c3d2aac58<>+0(SB), Y4, Y9
-	VFMADD213PS  c3e2aaa49<>+0(SB), Y4, Y9
-	VFMADD213PS  c3efffffe<>+0(SB), Y4, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y4, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y4, Y9
-	VCVTPS2DQ    Y8, Y8
-	VPSRAD       $0x01, Y8, Y4
-	VPSUBD       Y4, Y8, Y8
-	VPADDD       c0000007f<>+0(SB), Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y9, Y9
-	VPADDD       c0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y8, Y9, Y9
-	VMOVAPS      Y9, Y4
-	VMOVUPS      cc2d00000<>+0(SB), Y8
-	VMAXPS       Y5, Y8, Y5
-	VMOVUPS      c42b20000<>+0(SB), Y8
-	VMINPS       Y5, Y8, Y5
-	VMULPS       c3fb8aa3b<>+0(SB), Y5, Y8
-	VROUNDPS     $0x00, Y8, Y8
-	VFNMADD231PS c3f318000<>+0(SB), Y8, Y5
-	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y5
-	VMOVAPS      c3ab526b1<>+0(SB), Y9
-	VFMADD213PS  c3c091cc7<>+0(SB), Y5, Y9
-	VFMADD213PS  c3d2aac58<>+0(SB), Y5, Y9
-	VFMADD213PS  c3e2aaa49<>+0(SB), Y5, Y9
-	VFMADD213PS  c3efffffe<>+0(SB), Y5, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y5, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y5, Y9
-	VCVTPS2DQ    Y8, Y8
-	VPSRAD       $0x01, Y8, Y5
-	VPSUBD       Y5, Y8, Y8
-	VPADDD       c0000007f<>+0(SB), Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y9, Y9
-	VPADDD       c0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y8, Y9, Y9
-	VMOVAPS      Y9, Y5
-	VMOVUPS      cc2d00000<>+0(SB), Y8
-	VMAXPS       Y6, Y8, Y6
-	VMOVUPS      c42b20000<>+0(SB), Y8
-	VMINPS       Y6, Y8, Y6
-	VMULPS       c3fb8aa3b<>+0(SB), Y6, Y8
-	VROUNDPS     $0x00, Y8, Y8
-	VFNMADD231PS c3f318000<>+0(SB), Y8, Y6
-	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y6
-	VMOVAPS      c3ab526b1<>+0(SB), Y9
-	VFMADD213PS  c3c091cc7<>+0(SB), Y6, Y9
-	VFMADD213PS  c3d2aac58<>+0(SB), Y6, Y9
-	VFMADD213PS  c3e2aaa49<>+0(SB), Y6, Y9
-	VFMADD213PS  c3efffffe<>+0(SB), Y6, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y6, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y6, Y9
-	VCVTPS2DQ    Y8, Y8
-	VPSRAD       $0x01, Y8, Y6
-	VPSUBD       Y6, Y8, Y8
+	VMULPS       Y5, Y7, Y7
 	VPADDD       c0000007f<>+0(SB), Y6, Y6
 	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y6, Y9, Y9
-	VPADDD       c0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y8, Y9, Y9
-	VMOVAPS      Y9, Y6
-	VMOVUPS      cc2d00000<>+0(SB), Y8
-	VMAXPS       Y7, Y8, Y7
-	VMOVUPS      c42b20000<>+0(SB), Y8
-	VMINPS       Y7, Y8, Y7
-	VMULPS       c3fb8aa3b<>+0(SB), Y7, Y8
-	VROUNDPS     $0x00, Y8, Y8
-	VFNMADD231PS c3f318000<>+0(SB), Y8, Y7
-	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y7
-	VMOVAPS      c3ab526b1<>+0(SB), Y9
-	VFMADD213PS  c3c091cc7<>+0(SB), Y7, Y9
-	VFMADD213PS  c3d2aac58<>+0(SB), Y7, Y9
-	VFMADD213PS  c3e2aaa49<>+0(SB), Y7, Y9
-	VFMADD213PS  c3efffffe<>+0(SB), Y7, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y7, Y9
-	VFMADD213PS  c3f800000<>+0(SB), Y7, Y9
-	VCVTPS2DQ    Y8, Y8
-	VPSRAD       $0x01, Y8, Y7
-	VPSUBD       Y7, Y8, Y8
-	VPADDD       c0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VMULPS       Y7, Y9, Y9
-	VPADDD       c0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y8, Y9, Y9
-	VMOVAPS      Y9, Y7
-	VMOVUPS      Y4, (AX)(R9*1)
-	VMOVUPS      Y5, 32(AX)(R9*1)
-	VMOVUPS      Y6, 64(AX)(R9*1)
-	VMOVUPS      Y7, 96(AX)(R9*1)
-	VADDPS       Y6, Y4, Y4
-	VADDPS       Y7, Y5, Y5
-	VADDPS       Y5, Y4, Y4
-	VCVTPS2PD    X4, Y5
-	VEXTRACTF128 $0x01, Y4, X4
-	VCVTPS2PD    X4, Y4
-	VADDPD       Y5, Y2, Y2
-	VADDPD       Y4, Y3, Y3
-	ADDQ         $+128, R9
-	SUBQ         $+32, R8
-	JMP          expby4
-
-expby4end:
-expby1:
-	CMPQ         R8, $+8
-	JLT          expby1end
-	VMOVUPS      (AX)(R9*1), Y4
-	VFMSUB213PS  Y1, Y0, Y4
-	VMOVUPS      cc2d00000<>+0(SB), Y5
-	VMAXPS       Y4, Y5, Y4
-	VMOVUPS      c42b20000<>+0(SB), Y5
-	VMINPS       Y4, Y5, Y4
-	VMULPS       c3fb8aa3b<>+0(SB), Y4, Y5
-	VROUNDPS     $0x00, Y5, Y5
-	VFNMADD231PS c3f318000<>+0(SB), Y5, Y4
-	VFNMADD231PS cb95e8083<>+0(SB), Y5, Y4
-	VMOVAPS      c3ab526b1<>+0(SB), Y6
-	VFMADD213PS  c3c091cc7<>+0(SB), Y4, Y6
-	VFMADD213PS  c3d2aac58<>+0(SB), Y4, Y6
-	VFMADD213PS  c3e2aaa49<>+0(SB), Y4, Y6
-	VFMADD213PS  c3efffffe<>+0(SB), Y4, Y6
-	VFMADD213PS  c3f800000<>+0(SB), Y4, Y6
-	VFMADD213PS  c3f800000<>+0(SB), Y4, Y6
-	VCVTPS2DQ    Y5, Y5
-	VPSRAD       $0x01, Y5, Y4
-	VPSUBD       Y4, Y5, Y5
-	VPADDD       c0000007f<>+0(SB), Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VMULPS       Y4, Y6, Y6
-	VPADDD       c0000007f<>+0(SB), Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y6, Y6
-	VMOVAPS      Y6, Y4
-	VMOVUPS      Y4, (AX)(R9*1)
-	VCVTPS2PD    X4, Y5
-	VEXTRACTF128 $0x01, Y4, X4
-	VCVTPS2PD    X4, Y4
-	VADDPD       Y5, Y2, Y2
-	VADDPD       Y4, Y3, Y3
-	ADDQ         $+32, R9
-	SUBQ         $+8, R8
-	JMP          expby1
-
-expby1end:
-	TESTQ        R8, R8
-	JZ           expdone
-	LEAQ         tails<>+32(SB), R10
-	SHLQ         $0x02, R8
-	SUBQ         R8, R10
-	VMOVDQU      (R10), Y4
-	VMASKMOVPS   (AX)(R9*1), Y4, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      cc2d00000<>+0(SB), Y1
-	VMAXPS       Y5, Y1, Y5
-	VMOVUPS      c42b20000<>+0(SB), Y1
-	VMINPS       Y5, Y1, Y5
-	VMULPS       c3fb8aa3b<>+0(SB), Y5, Y1
-	VROUNDPS     $0x00, Y1, Y1
-	VFNMADD231PS c3f318000<>+0(SB), Y1, Y5
-	VFNMADD231PS cb95e8083<>+0(SB), Y1, Y5
-	VMOVAPS      c3ab526b1<>+0(SB), Y6
-	VFMADD213PS  c3c091cc7<>+0(SB), Y5, Y6
-	VFMADD213PS  c3d2aac58<>+0(SB), Y5, Y6
-	VFMADD213PS  c3e2aaa49<>+0(SB), Y5, Y6
-	VFMADD213PS  c3efffffe<>+0(SB), Y5, Y6
-	VFMADD213PS  c3f800000<>+0(SB), Y5, Y6
-	VFMADD213PS  c3f800000<>+0(SB), Y5, Y6
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y5
-	VPSUBD       Y5, Y1, Y1
-	VPADDD       c0000007f<>+0(SB), Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y5, Y6, Y6
-	VPADDD       c0000007f<>+0(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y1, Y6, Y6
-	VMOVAPS      Y6, Y5
-	VMASKMOVPS   Y5, Y4, (AX)(R9*1)
+	VMULPS       Y6, Y7, Y7
+	VMOVAPS      Y7, Y5
 	VANDPS       Y4, Y5, Y5
-	VCVTPS2PD    X5, Y1
-	VEXTRACTF128 $0x01, Y5, X4
-	VCVTPS2PD    X4, Y4
-	VADDPD       Y1, Y2, Y2
-	VADDPD       Y4, Y3, Y3
-
-expdone:
-	VADDPD       Y3, Y2, Y2
-	VEXTRACTF128 $0x01, Y2, X1
-	VADDPD       X1, X2, X2
-	VPERMILPD    $0x01, X2, X1
-	VADDSD       X1, X2, X2
-	MOVQ         SI, R8
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y3, Y3, Y3
-	XORQ         R9, R9
-
-dotby4:
-	CMPQ         R8, $+32
-	JLT          dotby4end
-	VMOVUPS      (AX)(R9*1), Y4
-	VMULPS       (CX)(R9*1), Y4, Y4
-	VMOVUPS      32(AX)(R9*1), Y5
-	VMULPS       32(CX)(R9*1), Y5, Y5
-	VMOVUPS      64(AX)(R9*1), Y6
-	VFMADD231PS  64(CX)(R9*1), Y6, Y4
-	VMOVUPS      96(AX)(R9*1), Y6
-	VFMADD231PS  96(CX)(R9*1), Y6, Y5
-	VADDPS       Y5, Y4, Y4
-	VCVTPS2PD    X4, Y5
-	VEXTRACTF128 $0x01, Y4, X4
-	VCVTPS2PD    X4, Y4
-	VADDPD       Y5, Y1, Y1
-	VADDPD       Y4, Y3, Y3
-	ADDQ         $+128, R9
-	SUBQ         $+32, R8
-	JMP          dotby4
-
-dotby4end:
-dotby1:
-	CMPQ         R8, $+8
-	JLT          dotby1end
-	VMOVUPS      (AX)(R9*1), Y4
-	VMULPS       (CX)(R9*1), Y4, Y4
-	VCVTPS2PD    X4, Y5
-	VEXTRACTF128 $0x01, Y4, X4
-	VCVTPS2PD    X4, Y4
-	VADDPD       Y5, Y1, Y1
-	VADDPD       Y4, Y3, Y3
-	ADDQ         $+32, R9
-	SUBQ         $+8, R8
-	JMP          dotby1
-
-dotby1end:
-	TESTQ        R8, R8
-	JZ           dotdone
-	LEAQ         tails<>+32(SB), R10
-	SHLQ         $0x02, R8
-	SUBQ         R8, R10
-	VMOVDQU      (R10), Y4
-	VMASKMOVPS   (AX)(R9*1), Y4, Y5
-	VMASKMOVPS   (CX)(R9*1), Y4, Y4
-	VMULPS       Y4, Y5, Y5
+	VMOVUPS      Y5, (AX)(R9*1)
 	VCVTPS2PD    X5, Y4
 	VEXTRACTF128 $0x01, Y5, X5
 	VCVTPS2PD    X5, Y5
-	VADDPD       Y4, Y1, Y1
+	VADDPD       Y4, Y2, Y2
 	VADDPD       Y5, Y3, Y3
+	ADDQ         $+256, R9
+	DECQ         R8
+	JNZ          exptriangle
+	VMOVUPS      Y2, (DX)
+	VMOVUPS      Y3, 32(DX)
+	VXORPS       Y1, Y1, Y1
+	MOVQ         DI, R8
 
-dotdone:
-	VADDPD       Y3, Y1, Y1
-	VEXTRACTF128 $0x01, Y1, X3
-	VADDPD       X3, X1, X1
-	VPERMILPD    $0x01, X1, X3
-	VADDSD       X3, X1, X1
-	VDIVSD       X2, X1, X1
-	VXORPS       X3, X3, X3
-	VCVTSS2SD    c3f800000<>+0(SB), X3, X3
-	VDIVSD       X2, X3, X3
-	VCVTSD2SS    X3, X3, X3
-	VCVTSD2SS    X1, X1, X1
-	VBROADCASTSS X3, Y2
-	VBROADCASTSS X1, Y1
+hide:
+	TESTQ   R8, R8
+	JZ      hidden
+	VMOVUPS Y1, (AX)(R9*1)
+	ADDQ    $+256, R9
+	DECQ    R8
+	JMP     hide
+
+hidden:
+	ADDQ $+32, AX
+	ADDQ $+32, CX
+	ADDQ $+64, DX
+	ADDQ $0x08, SI
+	SUBQ $0x08, BX
+	JNZ  columns
+	VZEROUPPER
+	RET
+
+DATA triangle<>+0(SB)/4, $0x00000000
+DATA triangle<>+4(SB)/4, $0x00000000
+DATA triangle<>+8(SB)/4, $0x00000000
+DATA triangle<>+12(SB)/4, $0x00000000
+DATA triangle<>+16(SB)/4, $0x00000000
+DATA triangle<>+20(SB)/4, $0x00000000
+DATA triangle<>+24(SB)/4, $0x00000000
+DATA triangle<>+28(SB)/4, $0x00000000
+DATA triangle<>+32(SB)/4, $0xffffffff
+DATA triangle<>+36(SB)/4, $0xffffffff
+DATA triangle<>+40(SB)/4, $0xffffffff
+DATA triangle<>+44(SB)/4, $0xffffffff
+DATA triangle<>+48(SB)/4, $0xffffffff
+DATA triangle<>+52(SB)/4, $0xffffffff
+DATA triangle<>+56(SB)/4, $0xffffffff
+DATA triangle<>+60(SB)/4, $0xffffffff
+GLOBL triangle<>(SB), RODATA|NOPTR, $64
+
+// func dSoftmaxColsAVX2(p *float32, dp *float32, cols int, past int, scale float32, lse *float32, norm *float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·dSoftmaxColsAVX2(SB), NOSPLIT, $0-56
+	MOVQ         p+0(FP), AX
+	MOVQ         dp+8(FP), CX
+	MOVQ         lse+40(FP), DX
+	MOVQ         norm+48(FP), BX
+	MOVQ         cols+16(FP), SI
+	MOVQ         past+24(FP), DI
 	MOVQ         SI, R8
-	XORQ         R9, R9
+	INCQ         DI
+	VBROADCASTSS scale+32(FP), Y0
 
-softmaxby2:
-	CMPQ    R8, $+16
-	JLT     softmaxby2end
-	VMOVUPS (AX)(R9*1), Y3
-	VMOVUPS (CX)(R9*1), Y4
-	VMULPS  Y2, Y3, Y3
-	VSUBPS  Y1, Y4, Y4
-	VMOVUPS Y3, (AX)(R9*1)
-	VMULPS  Y3, Y4, Y4
-	VMULPS  Y0, Y4, Y4
-	VMOVUPS Y4, (CX)(R9*1)
-	VMOVUPS 32(AX)(R9*1), Y3
-	VMOVUPS 32(CX)(R9*1), Y4
-	VMULPS  Y2, Y3, Y3
-	VSUBPS  Y1, Y4, Y4
-	VMOVUPS Y3, 32(AX)(R9*1)
-	VMULPS  Y3, Y4, Y4
-	VMULPS  Y0, Y4, Y4
-	VMOVUPS Y4, 32(CX)(R9*1)
-	ADDQ    $+64, R9
-	SUBQ    $+16, R8
-	JMP     softmaxby2
+columns:
+	SUBQ    $0x08, R8
+	VMOVUPS (DX), Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	MOVQ    DI, R9
+	XORQ    R10, R10
 
-softmaxby2end:
-softmaxby1:
-	CMPQ    R8, $+8
-	JLT     softmaxby1end
-	VMOVUPS (AX)(R9*1), Y3
-	VMOVUPS (CX)(R9*1), Y4
-	VMULPS  Y2, Y3, Y3
-	VSUBPS  Y1, Y4, Y4
-	VMOVUPS Y3, (AX)(R9*1)
-	VMULPS  Y3, Y4, Y4
-	VMULPS  Y0, Y4, Y4
-	VMOVUPS Y4, (CX)(R9*1)
-	ADDQ    $+32, R9
-	SUBQ    $+8, R8
-	JMP     softmaxby1
+expmany:
+	CMPQ         R9, $0x04
+	JLT          expmanyend
+	VMOVUPS      (AX)(R10*1), Y6
+	VMOVUPS      256(AX)(R10*1), Y7
+	VMOVUPS      512(AX)(R10*1), Y8
+	VMOVUPS      768(AX)(R10*1), Y9
+	VFMSUB213PS  Y1, Y0, Y6
+	VFMSUB213PS  Y1, Y0, Y7
+	VFMSUB213PS  Y1, Y0, Y8
+	VFMSUB213PS  Y1, Y0, Y9
+	VMOVUPS      cc2d00000<>+0(SB), Y10
+	VMAXPS       Y6, Y10, Y6
+	VMOVUPS      c42b20000<>+0(SB), Y10
+	VMINPS       Y6, Y10, Y6
+	VMULPS       c3fb8aa3b<>+0(SB), Y6, Y10
+	VROUNDPS     $0x00, Y10, Y10
+	VFNMADD231PS c3f318000<>+0(SB), Y10, Y6
+	VFNMADD231PS cb95e8083<>+0(SB), Y10, Y6
+	VMOVAPS      c3ab526b1<>+0(SB), Y12
+	VFMADD213PS  c3c091cc7<>+0(SB), Y6, Y12
+	VFMADD213PS  c3d2aac58<>+0(SB), Y6, Y12
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y6, Y12
+	VFMADD213PS  c3efffffe<>+0(SB), Y6, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y6, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y6, Y12
+	VCVTPS2DQ    Y10, Y10
+	VPSRAD       $0x01, Y10, Y6
+	VPSUBD       Y6, Y10, Y10
+	VPADDD       c0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y12, Y12
+	VPADDD       c0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VMULPS       Y10, Y12, Y12
+	VMOVAPS      Y12, Y6
+	VMOVUPS      cc2d00000<>+0(SB), Y10
+	VMAXPS       Y7, Y10, Y7
+	VMOVUPS      c42b20000<>+0(SB), Y10
+	VMINPS       Y7, Y10, Y7
+	VMULPS       c3fb8aa3b<>+0(SB), Y7, Y10
+	VROUNDPS     $0x00, Y10, Y10
+	VFNMADD231PS c3f318000<>+0(SB), Y10, Y7
+	VFNMADD231PS cb95e8083<>+0(SB), Y10, Y7
+	VMOVAPS      c3ab526b1<>+0(SB), Y12
+	VFMADD213PS  c3c091cc7<>+0(SB), Y7, Y12
+	VFMADD213PS  c3d2aac58<>+0(SB), Y7, Y12
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y7, Y12
+	VFMADD213PS  c3efffffe<>+0(SB), Y7, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y7, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y7, Y12
+	VCVTPS2DQ    Y10, Y10
+	VPSRAD       $0x01, Y10, Y7
+	VPSUBD       Y7, Y10, Y10
+	VPADDD       c0000007f<>+0(SB), Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y12, Y12
+	VPADDD       c0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VMULPS       Y10, Y12, Y12
+	VMOVAPS      Y12, Y7
+	VMOVUPS      cc2d00000<>+0(SB), Y10
+	VMAXPS       Y8, Y10, Y8
+	VMOVUPS      c42b20000<>+0(SB), Y10
+	VMINPS       Y8, Y10, Y8
+	VMULPS       c3fb8aa3b<>+0(SB), Y8, Y10
+	VROUNDPS     $0x00, Y10, Y10
+	VFNMADD231PS c3f318000<>+0(SB), Y10, Y8
+	VFNMADD231PS cb95e8083<>+0(SB), Y10, Y8
+	VMOVAPS      c3ab526b1<>+0(SB), Y12
+	VFMADD213PS  c3c091cc7<>+0(SB), Y8, Y12
+	VFMADD213PS  c3d2aac58<>+0(SB), Y8, Y12
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y8, Y12
+	VFMADD213PS  c3efffffe<>+0(SB), Y8, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y8, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y8, Y12
+	VCVTPS2DQ    Y10, Y10
+	VPSRAD       $0x01, Y10, Y8
+	VPSUBD       Y8, Y10, Y10
+	VPADDD       c0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y8, Y12, Y12
+	VPADDD       c0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VMULPS       Y10, Y12, Y12
+	VMOVAPS      Y12, Y8
+	VMOVUPS      cc2d00000<>+0(SB), Y10
+	VMAXPS       Y9, Y10, Y9
+	VMOVUPS      c42b20000<>+0(SB), Y10
+	VMINPS       Y9, Y10, Y9
+	VMULPS       c3fb8aa3b<>+0(SB), Y9, Y10
+	VROUNDPS     $0x00, Y10, Y10
+	VFNMADD231PS c3f318000<>+0(SB), Y10, Y9
+	VFNMADD231PS cb95e8083<>+0(SB), Y10, Y9
+	VMOVAPS      c3ab526b1<>+0(SB), Y12
+	VFMADD213PS  c3c091cc7<>+0(SB), Y9, Y12
+	VFMADD213PS  c3d2aac58<>+0(SB), Y9, Y12
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y9, Y12
+	VFMADD213PS  c3efffffe<>+0(SB), Y9, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y9, Y12
+	VFMADD213PS  c3f800000<>+0(SB), Y9, Y12
+	VCVTPS2DQ    Y10, Y10
+	VPSRAD       $0x01, Y10, Y9
+	VPSUBD       Y9, Y10, Y10
+	VPADDD       c0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y9, Y12, Y12
+	VPADDD       c0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VMULPS       Y10, Y12, Y12
+	VMOVAPS      Y12, Y9
+	VMOVUPS      Y6, (AX)(R10*1)
+	VMOVUPS      Y7, 256(AX)(R10*1)
+	VMOVUPS      Y8, 512(AX)(R10*1)
+	VMOVUPS      Y9, 768(AX)(R10*1)
+	VMULPS       (CX)(R10*1), Y6, Y10
+	VMULPS       256(CX)(R10*1), Y7, Y12
+	VFMADD231PS  512(CX)(R10*1), Y8, Y10
+	VFMADD231PS  768(CX)(R10*1), Y9, Y12
+	VADDPS       Y12, Y10, Y10
+	VCVTPS2PD    X10, Y12
+	VEXTRACTF128 $0x01, Y10, X10
+	VCVTPS2PD    X10, Y10
+	VADDPD       Y12, Y4, Y4
+	VADDPD       Y10, Y5, Y5
+	VADDPS       Y8, Y6, Y6
+	VADDPS       Y9, Y7, Y7
+	VADDPS       Y7, Y6, Y6
+	VCVTPS2PD    X6, Y7
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTPS2PD    X6, Y6
+	VADDPD       Y7, Y2, Y2
+	VADDPD       Y6, Y3, Y3
+	ADDQ         $+1024, R10
+	SUBQ         $0x04, R9
+	JMP          expmany
 
-softmaxby1end:
-	TESTQ      R8, R8
-	JZ         softmaxdone
-	LEAQ       tails<>+32(SB), R10
-	SHLQ       $0x02, R8
-	SUBQ       R8, R10
-	VMOVDQU    (R10), Y3
-	VMASKMOVPS (AX)(R9*1), Y3, Y4
-	VMASKMOVPS (CX)(R9*1), Y3, Y5
-	VMULPS     Y2, Y4, Y4
-	VSUBPS     Y1, Y5, Y5
-	VMASKMOVPS Y4, Y3, (AX)(R9*1)
-	VMULPS     Y4, Y5, Y5
-	VMULPS     Y0, Y5, Y5
-	VMASKMOVPS Y5, Y3, (CX)(R9*1)
+expmanyend:
+expone:
+	CMPQ         R9, $0x01
+	JLT          exponeend
+	VMOVUPS      (AX)(R10*1), Y6
+	VFMSUB213PS  Y1, Y0, Y6
+	VMOVUPS      cc2d00000<>+0(SB), Y7
+	VMAXPS       Y6, Y7, Y6
+	VMOVUPS      c42b20000<>+0(SB), Y7
+	VMINPS       Y6, Y7, Y6
+	VMULPS       c3fb8aa3b<>+0(SB), Y6, Y7
+	VROUNDPS     $0x00, Y7, Y7
+	VFNMADD231PS c3f318000<>+0(SB), Y7, Y6
+	VFNMADD231PS cb95e8083<>+0(SB), Y7, Y6
+	VMOVAPS      c3ab526b1<>+0(SB), Y8
+	VFMADD213PS  c3c091cc7<>+0(SB), Y6, Y8
+	VFMADD213PS  c3d2aac58<>+0(SB), Y6, Y8
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y6, Y8
+	VFMADD213PS  c3efffffe<>+0(SB), Y6, Y8
+	VFMADD213PS  c3f800000<>+0(SB), Y6, Y8
+	VFMADD213PS  c3f800000<>+0(SB), Y6, Y8
+	VCVTPS2DQ    Y7, Y7
+	VPSRAD       $0x01, Y7, Y6
+	VPSUBD       Y6, Y7, Y7
+	VPADDD       c0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y8, Y8
+	VPADDD       c0000007f<>+0(SB), Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y8, Y8
+	VMOVAPS      Y8, Y6
+	VMOVUPS      Y6, (AX)(R10*1)
+	VMULPS       (CX)(R10*1), Y6, Y7
+	VCVTPS2PD    X7, Y8
+	VEXTRACTF128 $0x01, Y7, X7
+	VCVTPS2PD    X7, Y7
+	VADDPD       Y8, Y4, Y4
+	VADDPD       Y7, Y5, Y5
+	VCVTPS2PD    X6, Y7
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTPS2PD    X6, Y6
+	VADDPD       Y7, Y2, Y2
+	VADDPD       Y6, Y3, Y3
+	ADDQ         $+256, R10
+	SUBQ         $0x01, R9
+	JMP          expone
 
-softmaxdone:
-	ADDQ DX, AX
-	ADDQ DX, CX
-	ADDQ $0x04, DI
-	INCQ SI
-	DECQ BX
-	JMP  row
+exponeend:
+	LEAQ triangle<>+32(SB), R11
+	MOVQ $0x00000007, R9
 
-end:
+exptriangle:
+	SUBQ         $0x04, R11
+	VMOVDQU      (R11), Y6
+	VMASKMOVPS   (AX)(R10*1), Y6, Y7
+	VFMSUB213PS  Y1, Y0, Y7
+	VMOVUPS      cc2d00000<>+0(SB), Y8
+	VMAXPS       Y7, Y8, Y7
+	VMOVUPS      c42b20000<>+0(SB), Y8
+	VMINPS       Y7, Y8, Y7
+	VMULPS       c3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x00, Y8, Y8
+	VFNMADD231PS c3f318000<>+0(SB), Y8, Y7
+	VFNMADD231PS cb95e8083<>+0(SB), Y8, Y7
+	VMOVAPS      c3ab526b1<>+0(SB), Y9
+	VFMADD213PS  c3c091cc7<>+0(SB), Y7, Y9
+	VFMADD213PS  c3d2aac58<>+0(SB), Y7, Y9
+	VFMADD213PS  c3e2aaa49<>+0(SB), Y7, Y9
+	VFMADD213PS  c3efffffe<>+0(SB), Y7, Y9
+	VFMADD213PS  c3f800000<>+0(SB), Y7, Y9
+	VFMADD213PS  c3f800000<>+0(SB), Y7, Y9
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y7
+	VPSUBD       Y7, Y8, Y8
+	VPADDD       c0000007f<>+0(SB), Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y7, Y9, Y9
+	VPADDD       c0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y8, Y9, Y9
+	VMOVAPS      Y9, Y7
+	VANDPS       Y6, Y7, Y7
+	VMOVUPS      Y7, (AX)(R10*1)
+	VMASKMOVPS   (CX)(R10*1), Y6, Y6
+	VMULPS       Y6, Y7, Y6
+	VCVTPS2PD    X6, Y8
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTPS2PD    X6, Y6
+	VADDPD       Y8, Y4, Y4
+	VADDPD       Y6, Y5, Y5
+	VCVTPS2PD    X7, Y6
+	VEXTRACTF128 $0x01, Y7, X7
+	VCVTPS2PD    X7, Y7
+	VADDPD       Y6, Y2, Y2
+	VADDPD       Y7, Y3, Y3
+	ADDQ         $+256, R10
+	DECQ         R9
+	JNZ          exptriangle
+	VCVTPS2PD    c3f800000<>+0(SB), Y1
+	VCVTPS2PD    X0, Y6
+	VDIVPD       Y2, Y1, Y2
+	VDIVPD       Y3, Y1, Y3
+	VMULPD       Y2, Y4, Y4
+	VMULPD       Y3, Y5, Y5
+	VCVTPD2PSY   Y2, X11
+	VCVTPD2PSY   Y3, X1
+	VINSERTF128  $0x01, X1, Y11, Y1
+	VMOVUPS      Y1, (BX)
+	VMULPD       Y6, Y2, Y2
+	VMULPD       Y6, Y3, Y3
+	VCVTPD2PSY   Y2, X11
+	VCVTPD2PSY   Y3, X1
+	VINSERTF128  $0x01, X1, Y11, Y1
+	VCVTPS2PD    X1, Y2
+	VEXTRACTF128 $0x01, Y1, X3
+	VCVTPS2PD    X3, Y3
+	VMULPD       Y2, Y4, Y4
+	VMULPD       Y3, Y5, Y5
+	VCVTPD2PSY   Y4, X11
+	VCVTPD2PSY   Y5, X2
+	VINSERTF128  $0x01, X2, Y11, Y2
+	MOVQ         DI, R9
+	XORQ         R10, R10
+
+softmaxmany:
+	CMPQ        R9, $0x04
+	JLT         softmaxmanyend
+	VMOVUPS     (CX)(R10*1), Y3
+	VFMSUB213PS Y2, Y1, Y3
+	VMULPS      (AX)(R10*1), Y3, Y3
+	VMOVUPS     Y3, (CX)(R10*1)
+	VMOVUPS     256(CX)(R10*1), Y3
+	VFMSUB213PS Y2, Y1, Y3
+	VMULPS      256(AX)(R10*1), Y3, Y3
+	VMOVUPS     Y3, 256(CX)(R10*1)
+	VMOVUPS     512(CX)(R10*1), Y3
+	VFMSUB213PS Y2, Y1, Y3
+	VMULPS      512(AX)(R10*1), Y3, Y3
+	VMOVUPS     Y3, 512(CX)(R10*1)
+	VMOVUPS     768(CX)(R10*1), Y3
+	VFMSUB213PS Y2, Y1, Y3
+	VMULPS      768(AX)(R10*1), Y3, Y3
+	VMOVUPS     Y3, 768(CX)(R10*1)
+	ADDQ        $+1024, R10
+	SUBQ        $0x04, R9
+	JMP         softmaxmany
+
+softmaxmanyend:
+softmaxone:
+	CMPQ        R9, $0x01
+	JLT         softmaxoneend
+	VMOVUPS     (CX)(R10*1), Y3
+	VFMSUB213PS Y2, Y1, Y3
+	VMULPS      (AX)(R10*1), Y3, Y3
+	VMOVUPS     Y3, (CX)(R10*1)
+	ADDQ        $+256, R10
+	SUBQ        $0x01, R9
+	JMP         softmaxone
+
+softmaxoneend:
+	LEAQ triangle<>+32(SB), R11
+	MOVQ $0x00000007, R9
+
+softmaxtriangle:
+	SUBQ        $0x04, R11
+	VMOVDQU     (R11), Y3
+	VMASKMOVPS  (CX)(R10*1), Y3, Y4
+	VFMSUB213PS Y2, Y1, Y4
+	VMULPS      (AX)(R10*1), Y4, Y4
+	VANDPS      Y3, Y4, Y4
+	VMOVUPS     Y4, (CX)(R10*1)
+	ADDQ        $+256, R10
+	DECQ        R9
+	JNZ         softmaxtriangle
+	VXORPS      Y1, Y1, Y1
+	MOVQ        R8, R9
+
+hide:
+	TESTQ   R9, R9
+	JZ      hidden
+	VMOVUPS Y1, (AX)(R10*1)
+	VMOVUPS Y1, (CX)(R10*1)
+	ADDQ    $+256, R10
+	DECQ    R9
+	JMP     hide
+
+hidden:
+	ADDQ $+32, AX
+	ADDQ $+32, CX
+	ADDQ $+32, DX
+	ADDQ $+32, BX
+	ADDQ $0x08, DI
+	SUBQ $0x08, SI
+	JNZ  columns
 	VZEROUPPER
 	RET
 
@@ -4476,13 +4402,13 @@ by4:
 	CMPQ          CX, $+64
 	JLT           by4end
 	VMOVUPS       (AX)(BX*1), Z2
-	VMULPS        (DX)(BX*1), Z2, Z2
 	VMOVUPS       64(AX)(BX*1), Z3
-	VMULPS        64(DX)(BX*1), Z3, Z3
 	VMOVUPS       128(AX)(BX*1), Z4
+	VMOVUPS       192(AX)(BX*1), Z5
+	VMULPS        (DX)(BX*1), Z2, Z2
+	VMULPS        64(DX)(BX*1), Z3, Z3
 	VFMADD231PS   128(DX)(BX*1), Z4, Z2
-	VMOVUPS       192(AX)(BX*1), Z4
-	VFMADD231PS   192(DX)(BX*1), Z4, Z3
+	VFMADD231PS   192(DX)(BX*1), Z5, Z3
 	VADDPS        Z3, Z2, Z2
 	VCVTPS2PD     Y2, Z3
 	VEXTRACTF64X4 $0x01, Z2, Y2
@@ -4825,77 +4751,6 @@ block:
 	SUBQ     $0x40, CX
 	JNZ      block
 	SFENCE
-	VZEROUPPER
-	RET
-
-// func dSoftmaxAVX512(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
-// Requires: AVX, AVX512F
-TEXT ·dSoftmaxAVX512(SB), NOSPLIT, $0-44
-	MOVQ         ds+0(FP), AX
-	MOVQ         p+8(FP), DX
-	MOVQ         dp+16(FP), BX
-	MOVQ         n+24(FP), CX
-	VBROADCASTSS norm+32(FP), Z0
-	VBROADCASTSS mean+36(FP), Z1
-	VBROADCASTSS scale+40(FP), Z2
-	XORQ         SI, SI
-
-by2:
-	CMPQ    CX, $+32
-	JLT     by2end
-	VMOVUPS (DX)(SI*1), Z3
-	VMOVUPS (BX)(SI*1), Z4
-	VMULPS  Z0, Z3, Z3
-	VSUBPS  Z1, Z4, Z4
-	VMOVUPS Z3, (DX)(SI*1)
-	VMULPS  Z3, Z4, Z4
-	VMULPS  Z2, Z4, Z4
-	VMOVUPS Z4, (AX)(SI*1)
-	VMOVUPS 64(DX)(SI*1), Z3
-	VMOVUPS 64(BX)(SI*1), Z4
-	VMULPS  Z0, Z3, Z3
-	VSUBPS  Z1, Z4, Z4
-	VMOVUPS Z3, 64(DX)(SI*1)
-	VMULPS  Z3, Z4, Z4
-	VMULPS  Z2, Z4, Z4
-	VMOVUPS Z4, 64(AX)(SI*1)
-	ADDQ    $+128, SI
-	SUBQ    $+32, CX
-	JMP     by2
-
-by2end:
-by1:
-	CMPQ    CX, $+16
-	JLT     by1end
-	VMOVUPS (DX)(SI*1), Z3
-	VMOVUPS (BX)(SI*1), Z4
-	VMULPS  Z0, Z3, Z3
-	VSUBPS  Z1, Z4, Z4
-	VMOVUPS Z3, (DX)(SI*1)
-	VMULPS  Z3, Z4, Z4
-	VMULPS  Z2, Z4, Z4
-	VMOVUPS Z4, (AX)(SI*1)
-	ADDQ    $+64, SI
-	SUBQ    $+16, CX
-	JMP     by1
-
-by1end:
-	TESTQ     CX, CX
-	JZ        done
-	MOVL      $-1, DI
-	SHLL      CL, DI
-	NOTL      DI
-	KMOVW     DI, K1
-	VMOVUPS.Z (DX)(SI*1), K1, Z3
-	VMOVUPS.Z (BX)(SI*1), K1, Z4
-	VMULPS    Z0, Z3, Z3
-	VSUBPS    Z1, Z4, Z4
-	VMOVUPS   Z3, K1, (DX)(SI*1)
-	VMULPS    Z3, Z4, Z4
-	VMULPS    Z2, Z4, Z4
-	VMOVUPS   Z4, K1, (AX)(SI*1)
-
-done:
 	VZEROUPPER
 	RET
 
@@ -6037,930 +5892,561 @@ next:
 	VZEROUPPER
 	RET
 
-// func expRowsAVX512(x *float32, ld int, rows int, n int, scale float32, most *float32, sum *float64)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·expRowsAVX512(SB), NOSPLIT, $0-56
+// func expColsAVX512(x *float32, cols int, past int, scale float32, most *float32, sum *float64)
+// Requires: AVX, AVX512F
+TEXT ·expColsAVX512(SB), NOSPLIT, $0-48
 	MOVQ         x+0(FP), AX
-	MOVQ         ld+8(FP), DX
-	MOVQ         rows+16(FP), BX
-	MOVQ         n+24(FP), SI
-	MOVQ         most+40(FP), DI
-	MOVQ         sum+48(FP), R8
-	VBROADCASTSS scale+32(FP), Z0
-	SHLQ         $0x02, DX
+	MOVQ         most+32(FP), CX
+	MOVQ         sum+40(FP), DX
+	MOVQ         cols+8(FP), BX
+	MOVQ         past+16(FP), SI
+	MOVQ         BX, DI
+	INCQ         SI
+	VBROADCASTSS scale+24(FP), Z0
+	VBROADCASTSS cc2d00000<>+0(SB), Z1
+	VBROADCASTSS c42b20000<>+0(SB), Z2
+	VBROADCASTSS c3fb8aa3b<>+0(SB), Z2
+	VBROADCASTSS c3f318000<>+0(SB), Z6
+	VBROADCASTSS cb95e8083<>+0(SB), Z7
+	VBROADCASTSS c4b400000<>+0(SB), Z8
+	VBROADCASTSS c3ab526b1<>+0(SB), Z9
+	VBROADCASTSS c3c091cc7<>+0(SB), Z10
+	VBROADCASTSS c3d2aac58<>+0(SB), Z11
+	VBROADCASTSS c3e2aaa49<>+0(SB), Z12
+	VBROADCASTSS c3efffffe<>+0(SB), Z13
+	VBROADCASTSS c3f800000<>+0(SB), Z14
 
-row:
-	TESTQ        BX, BX
-	JZ           end
-	MOVQ         SI, CX
-	VBROADCASTSS cff800000<>+0(SB), Z1
-	VBROADCASTSS cff800000<>+0(SB), Z2
-	VBROADCASTSS cff800000<>+0(SB), Z3
-	VBROADCASTSS cff800000<>+0(SB), Z4
+columns:
+	SUBQ         $0x10, DI
+	VBROADCASTSS cff800000<>+0(SB), Z15
+	VBROADCASTSS cff800000<>+0(SB), Z16
+	VBROADCASTSS cff800000<>+0(SB), Z17
+	VBROADCASTSS cff800000<>+0(SB), Z18
+	MOVQ         SI, R8
 	XORQ         R9, R9
 
-maxby4:
-	CMPQ    CX, $+64
-	JLT     maxby4end
-	VMOVUPS (AX)(R9*1), Z5
-	VMAXPS  Z1, Z5, Z1
-	VMOVUPS 64(AX)(R9*1), Z5
-	VMAXPS  Z2, Z5, Z2
-	VMOVUPS 128(AX)(R9*1), Z5
-	VMAXPS  Z3, Z5, Z3
-	VMOVUPS 192(AX)(R9*1), Z5
-	VMAXPS  Z4, Z5, Z4
+maxmany:
+	CMPQ    R8, $0x04
+	JLT     maxmanyend
+	VMOVUPS (AX)(R9*1), Z19
+	VMAXPS  Z15, Z19, Z15
+	VMOVUPS 256(AX)(R9*1), Z19
+	VMAXPS  Z16, Z19, Z16
+	VMOVUPS 512(AX)(R9*1), Z19
+	VMAXPS  Z17, Z19, Z17
+	VMOVUPS 768(AX)(R9*1), Z19
+	VMAXPS  Z18, Z19, Z18
+	ADDQ    $+1024, R9
+	SUBQ    $0x04, R8
+	JMP     maxmany
+
+maxmanyend:
+maxone:
+	CMPQ    R8, $0x01
+	JLT     maxoneend
+	VMOVUPS (AX)(R9*1), Z19
+	VMAXPS  Z15, Z19, Z15
 	ADDQ    $+256, R9
-	SUBQ    $+64, CX
-	JMP     maxby4
+	SUBQ    $0x01, R8
+	JMP     maxone
 
-maxby4end:
-maxby1:
-	CMPQ    CX, $+16
-	JLT     maxby1end
-	VMOVUPS (AX)(R9*1), Z5
-	VMAXPS  Z1, Z5, Z1
-	ADDQ    $+64, R9
-	SUBQ    $+16, CX
-	JMP     maxby1
+maxoneend:
+	MOVL  $-1, R8
+	KMOVW R8, K1
+	MOVQ  $0x0000000f, R8
 
-maxby1end:
-	TESTQ     CX, CX
-	JZ        maxdone
-	MOVL      $-1, R10
-	SHLL      CL, R10
-	NOTL      R10
-	KMOVW     R10, K1
-	VMOVUPS.Z (AX)(R9*1), K1, Z5
-	VMAXPS    Z1, Z5, K1, Z1
+maxtriangle:
+	KSHIFTLW  $0x01, K1, K1
+	VMOVUPS.Z (AX)(R9*1), K1, Z19
+	VMAXPS    Z15, Z19, K1, Z15
+	ADDQ      $+256, R9
+	DECQ      R8
+	JNZ       maxtriangle
+	VMAXPS    Z16, Z15, Z15
+	VMAXPS    Z18, Z17, Z17
+	VMAXPS    Z17, Z15, Z15
+	VMULPS    Z0, Z15, Z15
+	VMOVUPS   Z15, (CX)
+	VXORPS    Y3, Y3, Y3
+	VXORPS    Y4, Y4, Y4
+	MOVQ      SI, R8
+	XORQ      R9, R9
 
-maxdone:
-	VMAXPS        Z2, Z1, Z1
-	VMAXPS        Z4, Z3, Z3
-	VMAXPS        Z3, Z1, Z1
-	VEXTRACTF64X4 $0x01, Z1, Y2
-	VMAXPS        Y2, Y1, Y1
-	VEXTRACTF32X4 $0x01, Y1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x0e, X1, X2
-	VMAXPS        X2, X1, X1
-	VPERMILPS     $0x01, X1, X2
-	VMAXSS        X2, X1, X1
-	VMULSS        X1, X0, X1
-	VMOVSS        X1, (DI)
-	VBROADCASTSS  X1, Z1
-	VXORPS        Y6, Y6, Y6
-	VXORPS        Y7, Y7, Y7
-	MOVQ          SI, CX
-	XORQ          R9, R9
+expmany:
+	CMPQ          R8, $0x04
+	JLT           expmanyend
+	VMOVUPS       (AX)(R9*1), Z16
+	VMOVUPS       256(AX)(R9*1), Z17
+	VMOVUPS       512(AX)(R9*1), Z18
+	VMOVUPS       768(AX)(R9*1), Z19
+	VFMSUB213PS   Z15, Z0, Z16
+	VFMSUB213PS   Z15, Z0, Z17
+	VFMSUB213PS   Z15, Z0, Z18
+	VFMSUB213PS   Z15, Z0, Z19
+	VMAXPS        Z16, Z1, Z16
+	VMAXPS        Z17, Z1, Z17
+	VMAXPS        Z18, Z1, Z18
+	VMAXPS        Z19, Z1, Z19
+	VMOVAPS       Z2, Z20
+	VFMADD213PS   Z8, Z16, Z20
+	VMOVAPS       Z2, Z21
+	VFMADD213PS   Z8, Z17, Z21
+	VMOVAPS       Z2, Z22
+	VFMADD213PS   Z8, Z18, Z22
+	VMOVAPS       Z2, Z23
+	VFMADD213PS   Z8, Z19, Z23
+	VSUBPS        Z8, Z20, Z20
+	VSUBPS        Z8, Z21, Z21
+	VSUBPS        Z8, Z22, Z22
+	VSUBPS        Z8, Z23, Z23
+	VFNMADD231PS  Z6, Z20, Z16
+	VFNMADD231PS  Z6, Z21, Z17
+	VFNMADD231PS  Z6, Z22, Z18
+	VFNMADD231PS  Z6, Z23, Z19
+	VFNMADD231PS  Z7, Z20, Z16
+	VFNMADD231PS  Z7, Z21, Z17
+	VFNMADD231PS  Z7, Z22, Z18
+	VFNMADD231PS  Z7, Z23, Z19
+	VMOVAPS       Z9, Z24
+	VMOVAPS       Z9, Z25
+	VMOVAPS       Z9, Z26
+	VMOVAPS       Z9, Z27
+	VFMADD213PS   Z10, Z16, Z24
+	VFMADD213PS   Z10, Z17, Z25
+	VFMADD213PS   Z10, Z18, Z26
+	VFMADD213PS   Z10, Z19, Z27
+	VFMADD213PS   Z11, Z16, Z24
+	VFMADD213PS   Z11, Z17, Z25
+	VFMADD213PS   Z11, Z18, Z26
+	VFMADD213PS   Z11, Z19, Z27
+	VFMADD213PS   Z12, Z16, Z24
+	VFMADD213PS   Z12, Z17, Z25
+	VFMADD213PS   Z12, Z18, Z26
+	VFMADD213PS   Z12, Z19, Z27
+	VFMADD213PS   Z13, Z16, Z24
+	VFMADD213PS   Z13, Z17, Z25
+	VFMADD213PS   Z13, Z18, Z26
+	VFMADD213PS   Z13, Z19, Z27
+	VFMADD213PS   Z14, Z16, Z24
+	VFMADD213PS   Z14, Z17, Z25
+	VFMADD213PS   Z14, Z18, Z26
+	VFMADD213PS   Z14, Z19, Z27
+	VFMADD213PS   Z14, Z16, Z24
+	VFMADD213PS   Z14, Z17, Z25
+	VFMADD213PS   Z14, Z18, Z26
+	VFMADD213PS   Z14, Z19, Z27
+	VSCALEFPS     Z20, Z24, Z16
+	VSCALEFPS     Z21, Z25, Z17
+	VSCALEFPS     Z22, Z26, Z18
+	VSCALEFPS     Z23, Z27, Z19
+	VMOVUPS       Z16, (AX)(R9*1)
+	VMOVUPS       Z17, 256(AX)(R9*1)
+	VMOVUPS       Z18, 512(AX)(R9*1)
+	VMOVUPS       Z19, 768(AX)(R9*1)
+	VADDPS        Z18, Z16, Z16
+	VADDPS        Z19, Z17, Z17
+	VADDPS        Z17, Z16, Z16
+	VCVTPS2PD     Y16, Z17
+	VEXTRACTF64X4 $0x01, Z16, Y5
+	VCVTPS2PD     Y5, Z16
+	VADDPD        Z17, Z3, Z3
+	VADDPD        Z16, Z4, Z4
+	ADDQ          $+1024, R9
+	SUBQ          $0x04, R8
+	JMP           expmany
 
-expby8:
-	CMPQ              CX, $+128
-	JLT               expby8end
-	VMOVUPS           (AX)(R9*1), Z2
-	VMOVUPS           64(AX)(R9*1), Z3
-	VMOVUPS           128(AX)(R9*1), Z4
-	VMOVUPS           192(AX)(R9*1), Z5
-	VMOVUPS           256(AX)(R9*1), Z8
-	VMOVUPS           320(AX)(R9*1), Z9
-	VMOVUPS           384(AX)(R9*1), Z10
-	VMOVUPS           448(AX)(R9*1), Z11
-	VFMSUB213PS       Z1, Z0, Z2
-	VFMSUB213PS       Z1, Z0, Z3
-	VFMSUB213PS       Z1, Z0, Z4
-	VFMSUB213PS       Z1, Z0, Z5
-	VFMSUB213PS       Z1, Z0, Z8
-	VFMSUB213PS       Z1, Z0, Z9
-	VFMSUB213PS       Z1, Z0, Z10
-	VFMSUB213PS       Z1, Z0, Z11
-	VBROADCASTSS      cc2d00000<>+0(SB), Z12
-	VMAXPS            Z2, Z12, Z2
-	VMAXPS            Z3, Z12, Z3
-	VMAXPS            Z4, Z12, Z4
-	VMAXPS            Z5, Z12, Z5
-	VMAXPS            Z8, Z12, Z8
-	VMAXPS            Z9, Z12, Z9
-	VMAXPS            Z10, Z12, Z10
-	VMAXPS            Z11, Z12, Z11
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z12
-	VBROADCASTSS      c4b400000<>+0(SB), Z13
-	VMOVAPS           Z12, Z14
-	VFMADD213PS       Z13, Z2, Z14
-	VMOVAPS           Z12, Z15
-	VFMADD213PS       Z13, Z3, Z15
-	VMOVAPS           Z12, Z16
-	VFMADD213PS       Z13, Z4, Z16
-	VMOVAPS           Z12, Z17
-	VFMADD213PS       Z13, Z5, Z17
-	VMOVAPS           Z12, Z18
-	VFMADD213PS       Z13, Z8, Z18
-	VMOVAPS           Z12, Z19
-	VFMADD213PS       Z13, Z9, Z19
-	VMOVAPS           Z12, Z20
-	VFMADD213PS       Z13, Z10, Z20
-	VMOVAPS           Z12, Z12
-	VFMADD213PS       Z13, Z11, Z12
-	VSUBPS            Z13, Z14, Z14
-	VSUBPS            Z13, Z15, Z15
-	VSUBPS            Z13, Z16, Z16
-	VSUBPS            Z13, Z17, Z17
-	VSUBPS            Z13, Z18, Z18
-	VSUBPS            Z13, Z19, Z19
-	VSUBPS            Z13, Z20, Z20
-	VSUBPS            Z13, Z12, Z12
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z14, Z2
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z15, Z3
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z16, Z4
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z17, Z5
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z18, Z8
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z19, Z9
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z20, Z10
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z12, Z11
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z14, Z2
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z15, Z3
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z16, Z4
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z17, Z5
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z18, Z8
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z19, Z9
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z20, Z10
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z12, Z11
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z13
-	VMOVAPS           Z13, Z21
-	VMOVAPS           Z13, Z22
-	VMOVAPS           Z13, Z23
-	VMOVAPS           Z13, Z24
-	VMOVAPS           Z13, Z25
-	VMOVAPS           Z13, Z26
-	VMOVAPS           Z13, Z27
-	VMOVAPS           Z13, Z13
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z2, Z21
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z3, Z22
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z8, Z25
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z9, Z26
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z10, Z27
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z11, Z13
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z2, Z21
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z3, Z22
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z8, Z25
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z9, Z26
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z10, Z27
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z11, Z13
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z2, Z21
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z3, Z22
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z8, Z25
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z9, Z26
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z10, Z27
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z11, Z13
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z2, Z21
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z3, Z22
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z8, Z25
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z9, Z26
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z10, Z27
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z11, Z13
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z21
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z3, Z22
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z8, Z25
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z9, Z26
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z10, Z27
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z11, Z13
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z21
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z3, Z22
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z8, Z25
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z9, Z26
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z10, Z27
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z11, Z13
-	VSCALEFPS         Z14, Z21, Z2
-	VSCALEFPS         Z15, Z22, Z3
-	VSCALEFPS         Z16, Z23, Z4
-	VSCALEFPS         Z17, Z24, Z5
-	VSCALEFPS         Z18, Z25, Z8
-	VSCALEFPS         Z19, Z26, Z9
-	VSCALEFPS         Z20, Z27, Z10
-	VSCALEFPS         Z12, Z13, Z11
-	VMOVUPS           Z2, (AX)(R9*1)
-	VMOVUPS           Z3, 64(AX)(R9*1)
-	VMOVUPS           Z4, 128(AX)(R9*1)
-	VMOVUPS           Z5, 192(AX)(R9*1)
-	VMOVUPS           Z8, 256(AX)(R9*1)
-	VMOVUPS           Z9, 320(AX)(R9*1)
-	VMOVUPS           Z10, 384(AX)(R9*1)
-	VMOVUPS           Z11, 448(AX)(R9*1)
-	VADDPS            Z4, Z2, Z2
-	VADDPS            Z5, Z3, Z3
-	VADDPS            Z3, Z2, Z2
-	VCVTPS2PD         Y2, Z3
-	VEXTRACTF64X4     $0x01, Z2, Y2
-	VCVTPS2PD         Y2, Z2
-	VADDPD            Z3, Z6, Z6
-	VADDPD            Z2, Z7, Z7
-	VADDPS            Z10, Z8, Z8
-	VADDPS            Z11, Z9, Z9
-	VADDPS            Z9, Z8, Z8
-	VCVTPS2PD         Y8, Z2
-	VEXTRACTF64X4     $0x01, Z8, Y3
-	VCVTPS2PD         Y3, Z3
-	VADDPD            Z2, Z6, Z6
-	VADDPD            Z3, Z7, Z7
-	ADDQ              $+512, R9
-	SUBQ              $+128, CX
-	JMP               expby8
+expmanyend:
+expone:
+	CMPQ          R8, $0x01
+	JLT           exponeend
+	VMOVUPS       (AX)(R9*1), Z16
+	VFMSUB213PS   Z15, Z0, Z16
+	VMAXPS        Z16, Z1, Z16
+	VMOVAPS       Z2, Z17
+	VFMADD213PS   Z8, Z16, Z17
+	VSUBPS        Z8, Z17, Z17
+	VFNMADD231PS  Z6, Z17, Z16
+	VFNMADD231PS  Z7, Z17, Z16
+	VMOVAPS       Z9, Z18
+	VFMADD213PS   Z10, Z16, Z18
+	VFMADD213PS   Z11, Z16, Z18
+	VFMADD213PS   Z12, Z16, Z18
+	VFMADD213PS   Z13, Z16, Z18
+	VFMADD213PS   Z14, Z16, Z18
+	VFMADD213PS   Z14, Z16, Z18
+	VSCALEFPS     Z17, Z18, Z16
+	VMOVUPS       Z16, (AX)(R9*1)
+	VCVTPS2PD     Y16, Z17
+	VEXTRACTF64X4 $0x01, Z16, Y5
+	VCVTPS2PD     Y5, Z16
+	VADDPD        Z17, Z3, Z3
+	VADDPD        Z16, Z4, Z4
+	ADDQ          $+256, R9
+	SUBQ          $0x01, R8
+	JMP           expone
 
-expby8end:
-expby4:
-	CMPQ              CX, $+64
-	JLT               expby4end
-	VMOVUPS           (AX)(R9*1), Z2
-	VMOVUPS           64(AX)(R9*1), Z3
-	VMOVUPS           128(AX)(R9*1), Z4
-	VMOVUPS           192(AX)(R9*1), Z5
-	VFMSUB213PS       Z1, Z0, Z2
-	VFMSUB213PS       Z1, Z0, Z3
-	VFMSUB213PS       Z1, Z0, Z4
-	VFMSUB213PS       Z1, Z0, Z5
-	VBROADCASTSS      cc2d00000<>+0(SB), Z8
-	VMAXPS            Z2, Z8, Z2
-	VMAXPS            Z3, Z8, Z3
-	VMAXPS            Z4, Z8, Z4
-	VMAXPS            Z5, Z8, Z5
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z8
-	VBROADCASTSS      c4b400000<>+0(SB), Z9
-	VMOVAPS           Z8, Z10
-	VFMADD213PS       Z9, Z2, Z10
-	VMOVAPS           Z8, Z11
-	VFMADD213PS       Z9, Z3, Z11
-	VMOVAPS           Z8, Z12
-	VFMADD213PS       Z9, Z4, Z12
-	VMOVAPS           Z8, Z8
-	VFMADD213PS       Z9, Z5, Z8
-	VSUBPS            Z9, Z10, Z10
-	VSUBPS            Z9, Z11, Z11
-	VSUBPS            Z9, Z12, Z12
-	VSUBPS            Z9, Z8, Z8
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z10, Z2
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z11, Z3
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z12, Z4
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z8, Z5
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z10, Z2
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z11, Z3
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z12, Z4
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z8, Z5
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z9
-	VMOVAPS           Z9, Z13
-	VMOVAPS           Z9, Z14
-	VMOVAPS           Z9, Z15
-	VMOVAPS           Z9, Z9
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z2, Z13
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z3, Z14
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z5, Z9
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z2, Z13
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z3, Z14
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z5, Z9
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z2, Z13
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z3, Z14
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z5, Z9
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z2, Z13
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z3, Z14
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z5, Z9
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z13
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z3, Z14
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z9
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z13
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z3, Z14
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z9
-	VSCALEFPS         Z10, Z13, Z2
-	VSCALEFPS         Z11, Z14, Z3
-	VSCALEFPS         Z12, Z15, Z4
-	VSCALEFPS         Z8, Z9, Z5
-	VMOVUPS           Z2, (AX)(R9*1)
-	VMOVUPS           Z3, 64(AX)(R9*1)
-	VMOVUPS           Z4, 128(AX)(R9*1)
-	VMOVUPS           Z5, 192(AX)(R9*1)
-	VADDPS            Z4, Z2, Z2
-	VADDPS            Z5, Z3, Z3
-	VADDPS            Z3, Z2, Z2
-	VCVTPS2PD         Y2, Z3
-	VEXTRACTF64X4     $0x01, Z2, Y2
-	VCVTPS2PD         Y2, Z2
-	VADDPD            Z3, Z6, Z6
-	VADDPD            Z2, Z7, Z7
-	ADDQ              $+256, R9
-	SUBQ              $+64, CX
-	JMP               expby4
+exponeend:
+	MOVL  $-1, R8
+	KMOVW R8, K1
+	MOVQ  $0x0000000f, R8
 
-expby4end:
-expby1:
-	CMPQ              CX, $+16
-	JLT               expby1end
-	VMOVUPS           (AX)(R9*1), Z2
-	VFMSUB213PS       Z1, Z0, Z2
-	VBROADCASTSS      cc2d00000<>+0(SB), Z3
-	VMAXPS            Z2, Z3, Z2
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z3
-	VBROADCASTSS      c4b400000<>+0(SB), Z4
-	VMOVAPS           Z3, Z3
-	VFMADD213PS       Z4, Z2, Z3
-	VSUBPS            Z4, Z3, Z3
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z3, Z2
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z3, Z2
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z4
-	VMOVAPS           Z4, Z4
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z4
-	VSCALEFPS         Z3, Z4, Z2
-	VMOVUPS           Z2, (AX)(R9*1)
-	VCVTPS2PD         Y2, Z3
-	VEXTRACTF64X4     $0x01, Z2, Y2
-	VCVTPS2PD         Y2, Z2
-	VADDPD            Z3, Z6, Z6
-	VADDPD            Z2, Z7, Z7
-	ADDQ              $+64, R9
-	SUBQ              $+16, CX
-	JMP               expby1
+exptriangle:
+	KSHIFTLW      $0x01, K1, K1
+	VMOVUPS.Z     (AX)(R9*1), K1, Z16
+	VFMSUB213PS   Z15, Z0, Z16
+	VMAXPS        Z16, Z1, Z16
+	VMOVAPS       Z2, Z17
+	VFMADD213PS   Z8, Z16, Z17
+	VSUBPS        Z8, Z17, Z17
+	VFNMADD231PS  Z6, Z17, Z16
+	VFNMADD231PS  Z7, Z17, Z16
+	VMOVAPS       Z9, Z18
+	VFMADD213PS   Z10, Z16, Z18
+	VFMADD213PS   Z11, Z16, Z18
+	VFMADD213PS   Z12, Z16, Z18
+	VFMADD213PS   Z13, Z16, Z18
+	VFMADD213PS   Z14, Z16, Z18
+	VFMADD213PS   Z14, Z16, Z18
+	VSCALEFPS     Z17, Z18, Z16
+	VMOVAPS.Z     Z16, K1, Z16
+	VMOVUPS       Z16, (AX)(R9*1)
+	VCVTPS2PD     Y16, Z17
+	VEXTRACTF64X4 $0x01, Z16, Y5
+	VCVTPS2PD     Y5, Z16
+	VADDPD        Z17, Z3, Z3
+	VADDPD        Z16, Z4, Z4
+	ADDQ          $+256, R9
+	DECQ          R8
+	JNZ           exptriangle
+	VMOVUPS       Z3, (DX)
+	VMOVUPS       Z4, 64(DX)
+	VXORPS        Y5, Y5, Y5
+	MOVQ          DI, R8
 
-expby1end:
-	TESTQ             CX, CX
-	JZ                expdone
-	MOVL              $-1, R10
-	SHLL              CL, R10
-	NOTL              R10
-	KMOVW             R10, K1
-	VMOVUPS.Z         (AX)(R9*1), K1, Z2
-	VFMSUB213PS       Z1, Z0, Z2
-	VBROADCASTSS      cc2d00000<>+0(SB), Z1
-	VMAXPS            Z2, Z1, Z2
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z1
-	VBROADCASTSS      c4b400000<>+0(SB), Z3
-	VMOVAPS           Z1, Z1
-	VFMADD213PS       Z3, Z2, Z1
-	VSUBPS            Z3, Z1, Z1
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z1, Z2
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z1, Z2
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z3
-	VMOVAPS           Z3, Z3
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z2, Z3
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z2, Z3
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z2, Z3
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z2, Z3
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z3
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z2, Z3
-	VSCALEFPS         Z1, Z3, Z2
-	VMOVUPS           Z2, K1, (AX)(R9*1)
-	VMOVAPS.Z         Z2, K1, Z2
-	VCVTPS2PD         Y2, Z1
-	VEXTRACTF64X4     $0x01, Z2, Y2
-	VCVTPS2PD         Y2, Z2
-	VADDPD            Z1, Z6, Z6
-	VADDPD            Z2, Z7, Z7
+hide:
+	TESTQ   R8, R8
+	JZ      hidden
+	VMOVUPS Z5, (AX)(R9*1)
+	ADDQ    $+256, R9
+	DECQ    R8
+	JMP     hide
 
-expdone:
-	VADDPD        Z7, Z6, Z6
-	VEXTRACTF64X4 $0x01, Z6, Y1
-	VADDPD        Y1, Y6, Y6
-	VEXTRACTF32X4 $0x01, Y6, X1
-	VADDPD        X1, X6, X6
-	VPERMILPD     $0x01, X6, X1
-	VADDSD        X1, X6, X6
-	VMOVSD        X6, (R8)
-	ADDQ          DX, AX
-	ADDQ          $0x04, DI
-	ADDQ          $0x08, R8
-	INCQ          SI
-	DECQ          BX
-	JMP           row
-
-end:
+hidden:
+	ADDQ $+64, AX
+	ADDQ $+64, CX
+	ADDQ $+128, DX
+	ADDQ $0x10, SI
+	SUBQ $0x10, BX
+	JNZ  columns
 	VZEROUPPER
 	RET
 
-// func dSoftmaxRowsAVX512(p *float32, dp *float32, ld int, rows int, n int, scale float32, lse *float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·dSoftmaxRowsAVX512(SB), NOSPLIT, $0-56
+// func dSoftmaxColsAVX512(p *float32, dp *float32, cols int, past int, scale float32, lse *float32, norm *float32)
+// Requires: AVX, AVX512F
+TEXT ·dSoftmaxColsAVX512(SB), NOSPLIT, $0-56
 	MOVQ         p+0(FP), AX
-	MOVQ         dp+8(FP), DX
-	MOVQ         ld+16(FP), BX
-	MOVQ         rows+24(FP), SI
-	MOVQ         n+32(FP), DI
-	MOVQ         lse+48(FP), R8
-	VBROADCASTSS scale+40(FP), Z0
-	SHLQ         $0x02, BX
+	MOVQ         dp+8(FP), CX
+	MOVQ         lse+40(FP), DX
+	MOVQ         norm+48(FP), BX
+	MOVQ         cols+16(FP), SI
+	MOVQ         past+24(FP), DI
+	MOVQ         SI, R8
+	INCQ         DI
+	VBROADCASTSS scale+32(FP), Z0
+	VBROADCASTSS cc2d00000<>+0(SB), Z1
+	VBROADCASTSS c42b20000<>+0(SB), Z2
+	VBROADCASTSS c3fb8aa3b<>+0(SB), Z3
+	VBROADCASTSS c3f318000<>+0(SB), Z4
+	VBROADCASTSS cb95e8083<>+0(SB), Z5
+	VBROADCASTSS c4b400000<>+0(SB), Z6
+	VBROADCASTSS c3ab526b1<>+0(SB), Z7
+	VBROADCASTSS c3c091cc7<>+0(SB), Z8
+	VBROADCASTSS c3d2aac58<>+0(SB), Z9
+	VBROADCASTSS c3e2aaa49<>+0(SB), Z10
+	VBROADCASTSS c3efffffe<>+0(SB), Z11
+	VBROADCASTSS c3f800000<>+0(SB), Z12
 
-row:
-	TESTQ        SI, SI
-	JZ           end
-	VBROADCASTSS (R8), Z1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	MOVQ         DI, CX
-	XORQ         R9, R9
+columns:
+	SUBQ    $0x10, R8
+	VMOVUPS (DX), Z13
+	VXORPS  Y14, Y14, Y14
+	VXORPS  Y15, Y15, Y15
+	VXORPS  Y16, Y16, Y16
+	VXORPS  Y17, Y17, Y17
+	MOVQ    DI, R9
+	XORQ    R10, R10
 
-expby8:
-	CMPQ              CX, $+128
-	JLT               expby8end
-	VMOVUPS           (AX)(R9*1), Z4
-	VMOVUPS           64(AX)(R9*1), Z5
-	VMOVUPS           128(AX)(R9*1), Z6
-	VMOVUPS           192(AX)(R9*1), Z7
-	VMOVUPS           256(AX)(R9*1), Z8
-	VMOVUPS           320(AX)(R9*1), Z9
-	VMOVUPS           384(AX)(R9*1), Z10
-	VMOVUPS           448(AX)(R9*1), Z11
-	VFMSUB213PS       Z1, Z0, Z4
-	VFMSUB213PS       Z1, Z0, Z5
-	VFMSUB213PS       Z1, Z0, Z6
-	VFMSUB213PS       Z1, Z0, Z7
-	VFMSUB213PS       Z1, Z0, Z8
-	VFMSUB213PS       Z1, Z0, Z9
-	VFMSUB213PS       Z1, Z0, Z10
-	VFMSUB213PS       Z1, Z0, Z11
-	VBROADCASTSS      cc2d00000<>+0(SB), Z12
-	VMAXPS            Z4, Z12, Z4
-	VMAXPS            Z5, Z12, Z5
-	VMAXPS            Z6, Z12, Z6
-	VMAXPS            Z7, Z12, Z7
-	VMAXPS            Z8, Z12, Z8
-	VMAXPS            Z9, Z12, Z9
-	VMAXPS            Z10, Z12, Z10
-	VMAXPS            Z11, Z12, Z11
-	VBROADCASTSS      c42b20000<>+0(SB), Z12
-	VMINPS            Z4, Z12, Z4
-	VMINPS            Z5, Z12, Z5
-	VMINPS            Z6, Z12, Z6
-	VMINPS            Z7, Z12, Z7
-	VMINPS            Z8, Z12, Z8
-	VMINPS            Z9, Z12, Z9
-	VMINPS            Z10, Z12, Z10
-	VMINPS            Z11, Z12, Z11
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z12
-	VBROADCASTSS      c4b400000<>+0(SB), Z15
-	VMOVAPS           Z12, Z16
-	VFMADD213PS       Z15, Z4, Z16
-	VMOVAPS           Z12, Z17
-	VFMADD213PS       Z15, Z5, Z17
-	VMOVAPS           Z12, Z18
-	VFMADD213PS       Z15, Z6, Z18
-	VMOVAPS           Z12, Z19
-	VFMADD213PS       Z15, Z7, Z19
-	VMOVAPS           Z12, Z20
-	VFMADD213PS       Z15, Z8, Z20
-	VMOVAPS           Z12, Z21
-	VFMADD213PS       Z15, Z9, Z21
-	VMOVAPS           Z12, Z22
-	VFMADD213PS       Z15, Z10, Z22
-	VMOVAPS           Z12, Z12
-	VFMADD213PS       Z15, Z11, Z12
-	VSUBPS            Z15, Z16, Z16
-	VSUBPS            Z15, Z17, Z17
-	VSUBPS            Z15, Z18, Z18
-	VSUBPS            Z15, Z19, Z19
-	VSUBPS            Z15, Z20, Z20
-	VSUBPS            Z15, Z21, Z21
-	VSUBPS            Z15, Z22, Z22
-	VSUBPS            Z15, Z12, Z12
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z16, Z4
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z17, Z5
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z18, Z6
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z19, Z7
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z20, Z8
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z21, Z9
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z22, Z10
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z12, Z11
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z16, Z4
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z17, Z5
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z18, Z6
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z19, Z7
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z20, Z8
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z21, Z9
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z22, Z10
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z12, Z11
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z15
-	VMOVAPS           Z15, Z23
-	VMOVAPS           Z15, Z24
-	VMOVAPS           Z15, Z25
-	VMOVAPS           Z15, Z26
-	VMOVAPS           Z15, Z27
-	VMOVAPS           Z15, Z28
-	VMOVAPS           Z15, Z29
-	VMOVAPS           Z15, Z15
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z6, Z25
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z7, Z26
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z8, Z27
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z9, Z28
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z10, Z29
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z11, Z15
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z6, Z25
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z7, Z26
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z8, Z27
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z9, Z28
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z10, Z29
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z11, Z15
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z6, Z25
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z7, Z26
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z8, Z27
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z9, Z28
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z10, Z29
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z11, Z15
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z6, Z25
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z7, Z26
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z8, Z27
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z9, Z28
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z10, Z29
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z11, Z15
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z6, Z25
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z7, Z26
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z8, Z27
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z9, Z28
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z10, Z29
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z11, Z15
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z23
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z24
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z6, Z25
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z7, Z26
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z8, Z27
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z9, Z28
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z10, Z29
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z11, Z15
-	VSCALEFPS         Z16, Z23, Z4
-	VSCALEFPS         Z17, Z24, Z5
-	VSCALEFPS         Z18, Z25, Z6
-	VSCALEFPS         Z19, Z26, Z7
-	VSCALEFPS         Z20, Z27, Z8
-	VSCALEFPS         Z21, Z28, Z9
-	VSCALEFPS         Z22, Z29, Z10
-	VSCALEFPS         Z12, Z15, Z11
-	VMOVUPS           Z4, (AX)(R9*1)
-	VMOVUPS           Z5, 64(AX)(R9*1)
-	VMOVUPS           Z6, 128(AX)(R9*1)
-	VMOVUPS           Z7, 192(AX)(R9*1)
-	VMOVUPS           Z8, 256(AX)(R9*1)
-	VMOVUPS           Z9, 320(AX)(R9*1)
-	VMOVUPS           Z10, 384(AX)(R9*1)
-	VMOVUPS           Z11, 448(AX)(R9*1)
-	VADDPS            Z6, Z4, Z4
-	VADDPS            Z7, Z5, Z5
-	VADDPS            Z5, Z4, Z4
-	VCVTPS2PD         Y4, Z5
-	VEXTRACTF64X4     $0x01, Z4, Y4
-	VCVTPS2PD         Y4, Z4
-	VADDPD            Z5, Z2, Z2
-	VADDPD            Z4, Z3, Z3
-	VADDPS            Z10, Z8, Z8
-	VADDPS            Z11, Z9, Z9
-	VADDPS            Z9, Z8, Z8
-	VCVTPS2PD         Y8, Z4
-	VEXTRACTF64X4     $0x01, Z8, Y5
-	VCVTPS2PD         Y5, Z5
-	VADDPD            Z4, Z2, Z2
-	VADDPD            Z5, Z3, Z3
-	ADDQ              $+512, R9
-	SUBQ              $+128, CX
-	JMP               expby8
+expmany:
+	CMPQ          R9, $0x04
+	JLT           expmanyend
+	VMOVUPS       (AX)(R10*1), Z18
+	VMOVUPS       256(AX)(R10*1), Z19
+	VMOVUPS       512(AX)(R10*1), Z20
+	VMOVUPS       768(AX)(R10*1), Z21
+	VFMSUB213PS   Z13, Z0, Z18
+	VFMSUB213PS   Z13, Z0, Z19
+	VFMSUB213PS   Z13, Z0, Z20
+	VFMSUB213PS   Z13, Z0, Z21
+	VMAXPS        Z18, Z1, Z18
+	VMAXPS        Z19, Z1, Z19
+	VMAXPS        Z20, Z1, Z20
+	VMAXPS        Z21, Z1, Z21
+	VMINPS        Z18, Z2, Z18
+	VMINPS        Z19, Z2, Z19
+	VMINPS        Z20, Z2, Z20
+	VMINPS        Z21, Z2, Z21
+	VMOVAPS       Z3, Z22
+	VFMADD213PS   Z6, Z18, Z22
+	VMOVAPS       Z3, Z23
+	VFMADD213PS   Z6, Z19, Z23
+	VMOVAPS       Z3, Z24
+	VFMADD213PS   Z6, Z20, Z24
+	VMOVAPS       Z3, Z25
+	VFMADD213PS   Z6, Z21, Z25
+	VSUBPS        Z6, Z22, Z22
+	VSUBPS        Z6, Z23, Z23
+	VSUBPS        Z6, Z24, Z24
+	VSUBPS        Z6, Z25, Z25
+	VFNMADD231PS  Z4, Z22, Z18
+	VFNMADD231PS  Z4, Z23, Z19
+	VFNMADD231PS  Z4, Z24, Z20
+	VFNMADD231PS  Z4, Z25, Z21
+	VFNMADD231PS  Z5, Z22, Z18
+	VFNMADD231PS  Z5, Z23, Z19
+	VFNMADD231PS  Z5, Z24, Z20
+	VFNMADD231PS  Z5, Z25, Z21
+	VMOVAPS       Z7, Z26
+	VMOVAPS       Z7, Z27
+	VMOVAPS       Z7, Z28
+	VMOVAPS       Z7, Z29
+	VFMADD213PS   Z8, Z18, Z26
+	VFMADD213PS   Z8, Z19, Z27
+	VFMADD213PS   Z8, Z20, Z28
+	VFMADD213PS   Z8, Z21, Z29
+	VFMADD213PS   Z9, Z18, Z26
+	VFMADD213PS   Z9, Z19, Z27
+	VFMADD213PS   Z9, Z20, Z28
+	VFMADD213PS   Z9, Z21, Z29
+	VFMADD213PS   Z10, Z18, Z26
+	VFMADD213PS   Z10, Z19, Z27
+	VFMADD213PS   Z10, Z20, Z28
+	VFMADD213PS   Z10, Z21, Z29
+	VFMADD213PS   Z11, Z18, Z26
+	VFMADD213PS   Z11, Z19, Z27
+	VFMADD213PS   Z11, Z20, Z28
+	VFMADD213PS   Z11, Z21, Z29
+	VFMADD213PS   Z12, Z18, Z26
+	VFMADD213PS   Z12, Z19, Z27
+	VFMADD213PS   Z12, Z20, Z28
+	VFMADD213PS   Z12, Z21, Z29
+	VFMADD213PS   Z12, Z18, Z26
+	VFMADD213PS   Z12, Z19, Z27
+	VFMADD213PS   Z12, Z20, Z28
+	VFMADD213PS   Z12, Z21, Z29
+	VSCALEFPS     Z22, Z26, Z18
+	VSCALEFPS     Z23, Z27, Z19
+	VSCALEFPS     Z24, Z28, Z20
+	VSCALEFPS     Z25, Z29, Z21
+	VMOVUPS       Z18, (AX)(R10*1)
+	VMOVUPS       Z19, 256(AX)(R10*1)
+	VMOVUPS       Z20, 512(AX)(R10*1)
+	VMOVUPS       Z21, 768(AX)(R10*1)
+	VMULPS        (CX)(R10*1), Z18, Z22
+	VMULPS        256(CX)(R10*1), Z19, Z23
+	VFMADD231PS   512(CX)(R10*1), Z20, Z22
+	VFMADD231PS   768(CX)(R10*1), Z21, Z23
+	VADDPS        Z23, Z22, Z22
+	VCVTPS2PD     Y22, Z23
+	VEXTRACTF64X4 $0x01, Z22, Y22
+	VCVTPS2PD     Y22, Z22
+	VADDPD        Z23, Z16, Z16
+	VADDPD        Z22, Z17, Z17
+	VADDPS        Z20, Z18, Z18
+	VADDPS        Z21, Z19, Z19
+	VADDPS        Z19, Z18, Z18
+	VCVTPS2PD     Y18, Z19
+	VEXTRACTF64X4 $0x01, Z18, Y18
+	VCVTPS2PD     Y18, Z18
+	VADDPD        Z19, Z14, Z14
+	VADDPD        Z18, Z15, Z15
+	ADDQ          $+1024, R10
+	SUBQ          $0x04, R9
+	JMP           expmany
 
-expby8end:
-expby4:
-	CMPQ              CX, $+64
-	JLT               expby4end
-	VMOVUPS           (AX)(R9*1), Z4
-	VMOVUPS           64(AX)(R9*1), Z5
-	VMOVUPS           128(AX)(R9*1), Z6
-	VMOVUPS           192(AX)(R9*1), Z7
-	VFMSUB213PS       Z1, Z0, Z4
-	VFMSUB213PS       Z1, Z0, Z5
-	VFMSUB213PS       Z1, Z0, Z6
-	VFMSUB213PS       Z1, Z0, Z7
-	VBROADCASTSS      cc2d00000<>+0(SB), Z8
-	VMAXPS            Z4, Z8, Z4
-	VMAXPS            Z5, Z8, Z5
-	VMAXPS            Z6, Z8, Z6
-	VMAXPS            Z7, Z8, Z7
-	VBROADCASTSS      c42b20000<>+0(SB), Z8
-	VMINPS            Z4, Z8, Z4
-	VMINPS            Z5, Z8, Z5
-	VMINPS            Z6, Z8, Z6
-	VMINPS            Z7, Z8, Z7
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z8
-	VBROADCASTSS      c4b400000<>+0(SB), Z9
-	VMOVAPS           Z8, Z10
-	VFMADD213PS       Z9, Z4, Z10
-	VMOVAPS           Z8, Z11
-	VFMADD213PS       Z9, Z5, Z11
-	VMOVAPS           Z8, Z12
-	VFMADD213PS       Z9, Z6, Z12
-	VMOVAPS           Z8, Z8
-	VFMADD213PS       Z9, Z7, Z8
-	VSUBPS            Z9, Z10, Z10
-	VSUBPS            Z9, Z11, Z11
-	VSUBPS            Z9, Z12, Z12
-	VSUBPS            Z9, Z8, Z8
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z10, Z4
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z11, Z5
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z12, Z6
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z8, Z7
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z10, Z4
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z11, Z5
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z12, Z6
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z8, Z7
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z9
-	VMOVAPS           Z9, Z15
-	VMOVAPS           Z9, Z16
-	VMOVAPS           Z9, Z17
-	VMOVAPS           Z9, Z9
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z5, Z16
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z6, Z17
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z5, Z16
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z6, Z17
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z5, Z16
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z6, Z17
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z5, Z16
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z6, Z17
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z16
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z6, Z17
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z7, Z9
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z15
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z5, Z16
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z6, Z17
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z7, Z9
-	VSCALEFPS         Z10, Z15, Z4
-	VSCALEFPS         Z11, Z16, Z5
-	VSCALEFPS         Z12, Z17, Z6
-	VSCALEFPS         Z8, Z9, Z7
-	VMOVUPS           Z4, (AX)(R9*1)
-	VMOVUPS           Z5, 64(AX)(R9*1)
-	VMOVUPS           Z6, 128(AX)(R9*1)
-	VMOVUPS           Z7, 192(AX)(R9*1)
-	VADDPS            Z6, Z4, Z4
-	VADDPS            Z7, Z5, Z5
-	VADDPS            Z5, Z4, Z4
-	VCVTPS2PD         Y4, Z5
-	VEXTRACTF64X4     $0x01, Z4, Y4
-	VCVTPS2PD         Y4, Z4
-	VADDPD            Z5, Z2, Z2
-	VADDPD            Z4, Z3, Z3
-	ADDQ              $+256, R9
-	SUBQ              $+64, CX
-	JMP               expby4
+expmanyend:
+expone:
+	CMPQ          R9, $0x01
+	JLT           exponeend
+	VMOVUPS       (AX)(R10*1), Z18
+	VFMSUB213PS   Z13, Z0, Z18
+	VMAXPS        Z18, Z1, Z18
+	VMINPS        Z18, Z2, Z18
+	VMOVAPS       Z3, Z19
+	VFMADD213PS   Z6, Z18, Z19
+	VSUBPS        Z6, Z19, Z19
+	VFNMADD231PS  Z4, Z19, Z18
+	VFNMADD231PS  Z5, Z19, Z18
+	VMOVAPS       Z7, Z20
+	VFMADD213PS   Z8, Z18, Z20
+	VFMADD213PS   Z9, Z18, Z20
+	VFMADD213PS   Z10, Z18, Z20
+	VFMADD213PS   Z11, Z18, Z20
+	VFMADD213PS   Z12, Z18, Z20
+	VFMADD213PS   Z12, Z18, Z20
+	VSCALEFPS     Z19, Z20, Z18
+	VMOVUPS       Z18, (AX)(R10*1)
+	VMULPS        (CX)(R10*1), Z18, Z19
+	VCVTPS2PD     Y19, Z20
+	VEXTRACTF64X4 $0x01, Z19, Y19
+	VCVTPS2PD     Y19, Z19
+	VADDPD        Z20, Z16, Z16
+	VADDPD        Z19, Z17, Z17
+	VCVTPS2PD     Y18, Z19
+	VEXTRACTF64X4 $0x01, Z18, Y18
+	VCVTPS2PD     Y18, Z18
+	VADDPD        Z19, Z14, Z14
+	VADDPD        Z18, Z15, Z15
+	ADDQ          $+256, R10
+	SUBQ          $0x01, R9
+	JMP           expone
 
-expby4end:
-expby1:
-	CMPQ              CX, $+16
-	JLT               expby1end
-	VMOVUPS           (AX)(R9*1), Z4
-	VFMSUB213PS       Z1, Z0, Z4
-	VBROADCASTSS      cc2d00000<>+0(SB), Z5
-	VMAXPS            Z4, Z5, Z4
-	VBROADCASTSS      c42b20000<>+0(SB), Z5
-	VMINPS            Z4, Z5, Z4
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z5
-	VBROADCASTSS      c4b400000<>+0(SB), Z6
-	VMOVAPS           Z5, Z5
-	VFMADD213PS       Z6, Z4, Z5
-	VSUBPS            Z6, Z5, Z5
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z5, Z4
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z5, Z4
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z6
-	VMOVAPS           Z6, Z6
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z4, Z6
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z4, Z6
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z4, Z6
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z4, Z6
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z6
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z6
-	VSCALEFPS         Z5, Z6, Z4
-	VMOVUPS           Z4, (AX)(R9*1)
-	VCVTPS2PD         Y4, Z5
-	VEXTRACTF64X4     $0x01, Z4, Y4
-	VCVTPS2PD         Y4, Z4
-	VADDPD            Z5, Z2, Z2
-	VADDPD            Z4, Z3, Z3
-	ADDQ              $+64, R9
-	SUBQ              $+16, CX
-	JMP               expby1
+exponeend:
+	MOVL  $-1, R9
+	KMOVW R9, K1
+	MOVQ  $0x0000000f, R9
 
-expby1end:
-	TESTQ             CX, CX
-	JZ                expdone
-	MOVL              $-1, R10
-	SHLL              CL, R10
-	NOTL              R10
-	KMOVW             R10, K1
-	VMOVUPS.Z         (AX)(R9*1), K1, Z4
-	VFMSUB213PS       Z1, Z0, Z4
-	VBROADCASTSS      cc2d00000<>+0(SB), Z1
-	VMAXPS            Z4, Z1, Z4
-	VBROADCASTSS      c42b20000<>+0(SB), Z1
-	VMINPS            Z4, Z1, Z4
-	VBROADCASTSS      c3fb8aa3b<>+0(SB), Z1
-	VBROADCASTSS      c4b400000<>+0(SB), Z5
-	VMOVAPS           Z1, Z1
-	VFMADD213PS       Z5, Z4, Z1
-	VSUBPS            Z5, Z1, Z1
-	VFNMADD231PS.BCST c3f318000<>+0(SB), Z1, Z4
-	VFNMADD231PS.BCST cb95e8083<>+0(SB), Z1, Z4
-	VBROADCASTSS      c3ab526b1<>+0(SB), Z5
-	VMOVAPS           Z5, Z5
-	VFMADD213PS.BCST  c3c091cc7<>+0(SB), Z4, Z5
-	VFMADD213PS.BCST  c3d2aac58<>+0(SB), Z4, Z5
-	VFMADD213PS.BCST  c3e2aaa49<>+0(SB), Z4, Z5
-	VFMADD213PS.BCST  c3efffffe<>+0(SB), Z4, Z5
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z5
-	VFMADD213PS.BCST  c3f800000<>+0(SB), Z4, Z5
-	VSCALEFPS         Z1, Z5, Z4
-	VMOVUPS           Z4, K1, (AX)(R9*1)
-	VMOVAPS.Z         Z4, K1, Z4
-	VCVTPS2PD         Y4, Z1
-	VEXTRACTF64X4     $0x01, Z4, Y4
-	VCVTPS2PD         Y4, Z4
-	VADDPD            Z1, Z2, Z2
-	VADDPD            Z4, Z3, Z3
+exptriangle:
+	KSHIFTLW      $0x01, K1, K1
+	VMOVUPS.Z     (AX)(R10*1), K1, Z18
+	VFMSUB213PS   Z13, Z0, Z18
+	VMAXPS        Z18, Z1, Z18
+	VMINPS        Z18, Z2, Z18
+	VMOVAPS       Z3, Z19
+	VFMADD213PS   Z6, Z18, Z19
+	VSUBPS        Z6, Z19, Z19
+	VFNMADD231PS  Z4, Z19, Z18
+	VFNMADD231PS  Z5, Z19, Z18
+	VMOVAPS       Z7, Z20
+	VFMADD213PS   Z8, Z18, Z20
+	VFMADD213PS   Z9, Z18, Z20
+	VFMADD213PS   Z10, Z18, Z20
+	VFMADD213PS   Z11, Z18, Z20
+	VFMADD213PS   Z12, Z18, Z20
+	VFMADD213PS   Z12, Z18, Z20
+	VSCALEFPS     Z19, Z20, Z18
+	VMOVAPS.Z     Z18, K1, Z18
+	VMOVUPS       Z18, (AX)(R10*1)
+	VMOVUPS.Z     (CX)(R10*1), K1, Z19
+	VMULPS        Z19, Z18, Z19
+	VCVTPS2PD     Y19, Z20
+	VEXTRACTF64X4 $0x01, Z19, Y19
+	VCVTPS2PD     Y19, Z19
+	VADDPD        Z20, Z16, Z16
+	VADDPD        Z19, Z17, Z17
+	VCVTPS2PD     Y18, Z19
+	VEXTRACTF64X4 $0x01, Z18, Y18
+	VCVTPS2PD     Y18, Z18
+	VADDPD        Z19, Z14, Z14
+	VADDPD        Z18, Z15, Z15
+	ADDQ          $+256, R10
+	DECQ          R9
+	JNZ           exptriangle
+	VCVTPS2PD     c3f800000<>+0(SB), Z13
+	VCVTPS2PD     Y0, Z18
+	VDIVPD        Z14, Z13, Z14
+	VDIVPD        Z15, Z13, Z15
+	VMULPD        Z14, Z16, Z16
+	VMULPD        Z15, Z17, Z17
+	VCVTPD2PS     Z14, Y30
+	VCVTPD2PS     Z15, Y13
+	VINSERTF64X4  $0x01, Y13, Z30, Z13
+	VMOVUPS       Z13, (BX)
+	VMULPD        Z18, Z14, Z14
+	VMULPD        Z18, Z15, Z15
+	VCVTPD2PS     Z14, Y30
+	VCVTPD2PS     Z15, Y13
+	VINSERTF64X4  $0x01, Y13, Z30, Z13
+	VCVTPS2PD     Y13, Z18
+	VEXTRACTF64X4 $0x01, Z13, Y14
+	VCVTPS2PD     Y14, Z19
+	VMULPD        Z18, Z16, Z16
+	VMULPD        Z19, Z17, Z17
+	VCVTPD2PS     Z16, Y30
+	VCVTPD2PS     Z17, Y14
+	VINSERTF64X4  $0x01, Y14, Z30, Z18
+	MOVQ          DI, R9
+	XORQ          R10, R10
 
-expdone:
-	VADDPD        Z3, Z2, Z2
-	VEXTRACTF64X4 $0x01, Z2, Y1
-	VADDPD        Y1, Y2, Y2
-	VEXTRACTF32X4 $0x01, Y2, X1
-	VADDPD        X1, X2, X2
-	VPERMILPD     $0x01, X2, X1
-	VADDSD        X1, X2, X2
-	MOVQ          DI, CX
-	VXORPS        Y13, Y13, Y13
-	VXORPS        Y14, Y14, Y14
-	XORQ          R9, R9
+softmaxmany:
+	CMPQ        R9, $0x04
+	JLT         softmaxmanyend
+	VMOVUPS     (CX)(R10*1), Z19
+	VFMSUB213PS Z18, Z13, Z19
+	VMULPS      (AX)(R10*1), Z19, Z19
+	VMOVUPS     Z19, (CX)(R10*1)
+	VMOVUPS     256(CX)(R10*1), Z19
+	VFMSUB213PS Z18, Z13, Z19
+	VMULPS      256(AX)(R10*1), Z19, Z19
+	VMOVUPS     Z19, 256(CX)(R10*1)
+	VMOVUPS     512(CX)(R10*1), Z19
+	VFMSUB213PS Z18, Z13, Z19
+	VMULPS      512(AX)(R10*1), Z19, Z19
+	VMOVUPS     Z19, 512(CX)(R10*1)
+	VMOVUPS     768(CX)(R10*1), Z19
+	VFMSUB213PS Z18, Z13, Z19
+	VMULPS      768(AX)(R10*1), Z19, Z19
+	VMOVUPS     Z19, 768(CX)(R10*1)
+	ADDQ        $+1024, R10
+	SUBQ        $0x04, R9
+	JMP         softmaxmany
 
-dotby4:
-	CMPQ          CX, $+64
-	JLT           dotby4end
-	VMOVUPS       (AX)(R9*1), Z1
-	VMULPS        (DX)(R9*1), Z1, Z1
-	VMOVUPS       64(AX)(R9*1), Z4
-	VMULPS        64(DX)(R9*1), Z4, Z4
-	VMOVUPS       128(AX)(R9*1), Z5
-	VFMADD231PS   128(DX)(R9*1), Z5, Z1
-	VMOVUPS       192(AX)(R9*1), Z5
-	VFMADD231PS   192(DX)(R9*1), Z5, Z4
-	VADDPS        Z4, Z1, Z1
-	VCVTPS2PD     Y1, Z4
-	VEXTRACTF64X4 $0x01, Z1, Y1
-	VCVTPS2PD     Y1, Z1
-	VADDPD        Z4, Z13, Z13
-	VADDPD        Z1, Z14, Z14
-	ADDQ          $+256, R9
-	SUBQ          $+64, CX
-	JMP           dotby4
+softmaxmanyend:
+softmaxone:
+	CMPQ        R9, $0x01
+	JLT         softmaxoneend
+	VMOVUPS     (CX)(R10*1), Z19
+	VFMSUB213PS Z18, Z13, Z19
+	VMULPS      (AX)(R10*1), Z19, Z19
+	VMOVUPS     Z19, (CX)(R10*1)
+	ADDQ        $+256, R10
+	SUBQ        $0x01, R9
+	JMP         softmaxone
 
-dotby4end:
-dotby1:
-	CMPQ          CX, $+16
-	JLT           dotby1end
-	VMOVUPS       (AX)(R9*1), Z1
-	VMULPS        (DX)(R9*1), Z1, Z1
-	VCVTPS2PD     Y1, Z4
-	VEXTRACTF64X4 $0x01, Z1, Y1
-	VCVTPS2PD     Y1, Z1
-	VADDPD        Z4, Z13, Z13
-	VADDPD        Z1, Z14, Z14
-	ADDQ          $+64, R9
-	SUBQ          $+16, CX
-	JMP           dotby1
+softmaxoneend:
+	MOVL  $-1, R9
+	KMOVW R9, K1
+	MOVQ  $0x0000000f, R9
 
-dotby1end:
-	TESTQ         CX, CX
-	JZ            dotdone
-	MOVL          $-1, R10
-	SHLL          CL, R10
-	NOTL          R10
-	KMOVW         R10, K1
-	VMOVUPS.Z     (AX)(R9*1), K1, Z1
-	VMOVUPS.Z     (DX)(R9*1), K1, Z4
-	VMULPS        Z4, Z1, Z1
-	VCVTPS2PD     Y1, Z4
-	VEXTRACTF64X4 $0x01, Z1, Y1
-	VCVTPS2PD     Y1, Z1
-	VADDPD        Z4, Z13, Z13
-	VADDPD        Z1, Z14, Z14
+softmaxtriangle:
+	KSHIFTLW    $0x01, K1, K1
+	VMOVUPS.Z   (CX)(R10*1), K1, Z19
+	VFMSUB213PS Z18, Z13, Z19
+	VMULPS      (AX)(R10*1), Z19, Z19
+	VMOVAPS.Z   Z19, K1, Z19
+	VMOVUPS     Z19, (CX)(R10*1)
+	ADDQ        $+256, R10
+	DECQ        R9
+	JNZ         softmaxtriangle
+	VXORPS      Y30, Y30, Y30
+	MOVQ        R8, R9
 
-dotdone:
-	VADDPD        Z14, Z13, Z13
-	VEXTRACTF64X4 $0x01, Z13, Y1
-	VADDPD        Y1, Y13, Y13
-	VEXTRACTF32X4 $0x01, Y13, X1
-	VADDPD        X1, X13, X13
-	VPERMILPD     $0x01, X13, X1
-	VADDSD        X1, X13, X13
-	VDIVSD        X2, X13, X13
-	VXORPS        X1, X1, X1
-	VCVTSS2SD     c3f800000<>+0(SB), X1, X1
-	VDIVSD        X2, X1, X1
-	VCVTSD2SS     X1, X1, X1
-	VCVTSD2SS     X13, X13, X13
-	VBROADCASTSS  X1, Z1
-	VBROADCASTSS  X13, Z4
-	MOVQ          DI, CX
-	XORQ          R9, R9
+hide:
+	TESTQ   R9, R9
+	JZ      hidden
+	VMOVUPS Z30, (AX)(R10*1)
+	VMOVUPS Z30, (CX)(R10*1)
+	ADDQ    $+256, R10
+	DECQ    R9
+	JMP     hide
 
-softmaxby2:
-	CMPQ    CX, $+32
-	JLT     softmaxby2end
-	VMOVUPS (AX)(R9*1), Z5
-	VMOVUPS (DX)(R9*1), Z6
-	VMULPS  Z1, Z5, Z5
-	VSUBPS  Z4, Z6, Z6
-	VMOVUPS Z5, (AX)(R9*1)
-	VMULPS  Z5, Z6, Z6
-	VMULPS  Z0, Z6, Z6
-	VMOVUPS Z6, (DX)(R9*1)
-	VMOVUPS 64(AX)(R9*1), Z5
-	VMOVUPS 64(DX)(R9*1), Z6
-	VMULPS  Z1, Z5, Z5
-	VSUBPS  Z4, Z6, Z6
-	VMOVUPS Z5, 64(AX)(R9*1)
-	VMULPS  Z5, Z6, Z6
-	VMULPS  Z0, Z6, Z6
-	VMOVUPS Z6, 64(DX)(R9*1)
-	ADDQ    $+128, R9
-	SUBQ    $+32, CX
-	JMP     softmaxby2
-
-softmaxby2end:
-softmaxby1:
-	CMPQ    CX, $+16
-	JLT     softmaxby1end
-	VMOVUPS (AX)(R9*1), Z5
-	VMOVUPS (DX)(R9*1), Z6
-	VMULPS  Z1, Z5, Z5
-	VSUBPS  Z4, Z6, Z6
-	VMOVUPS Z5, (AX)(R9*1)
-	VMULPS  Z5, Z6, Z6
-	VMULPS  Z0, Z6, Z6
-	VMOVUPS Z6, (DX)(R9*1)
-	ADDQ    $+64, R9
-	SUBQ    $+16, CX
-	JMP     softmaxby1
-
-softmaxby1end:
-	TESTQ     CX, CX
-	JZ        softmaxdone
-	MOVL      $-1, R10
-	SHLL      CL, R10
-	NOTL      R10
-	KMOVW     R10, K1
-	VMOVUPS.Z (AX)(R9*1), K1, Z5
-	VMOVUPS.Z (DX)(R9*1), K1, Z6
-	VMULPS    Z1, Z5, Z5
-	VSUBPS    Z4, Z6, Z6
-	VMOVUPS   Z5, K1, (AX)(R9*1)
-	VMULPS    Z5, Z6, Z6
-	VMULPS    Z0, Z6, Z6
-	VMOVUPS   Z6, K1, (DX)(R9*1)
-
-softmaxdone:
-	ADDQ BX, AX
-	ADDQ BX, DX
-	ADDQ $0x04, R8
-	INCQ DI
-	DECQ SI
-	JMP  row
-
-end:
+hidden:
+	ADDQ $+64, AX
+	ADDQ $+64, CX
+	ADDQ $+64, DX
+	ADDQ $+64, BX
+	ADDQ $0x10, DI
+	SUBQ $0x10, SI
+	JNZ  columns
 	VZEROUPPER
 	RET
 

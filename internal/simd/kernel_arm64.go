@@ -77,14 +77,6 @@ func kernelAdd(out, a, b []float32) {
 	goAdd(out, a, b)
 }
 
-func kernelDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
-	if set == isa.NEON {
-		dSoftmaxNEON(ptr(ds), ptr(p), ptr(dp), len(dp), norm, mean, scale)
-		return
-	}
-	goDSoftmax(ds, p, dp, norm, mean, scale)
-}
-
 func kernelSwiglu(out, h1, h3 []float32) {
 	if set == isa.NEON {
 		swigluNEON(ptr(out), ptr(h1), ptr(h3), len(h3))
@@ -113,11 +105,11 @@ func kernelAddProducts(sum []float64, y, x []float32, r float32) { goAddProducts
 func kernelSwigluBackward(dh1, dh3, dout, h1, h3 []float32)      { goSwigluBackward(dh1, dh3, dout, h1, h3) }
 func kernelRope(x, cos, sin []float32, heads int, sign float32)  { goRope(x, cos, sin, heads, sign) }
 func kernelClear(x []float32)                                    { clear(x) } // past the caches, too
-func kernelExpRows(x []float32, ld, n int, scale float32, most []float32, sum []float64) {
-	goExpRows(x, ld, n, scale, most, sum)
+func kernelExpCols(x []float32, past int, scale float32, most []float32, sum []float64) {
+	goExpCols(x, past, scale, most, sum)
 }
-func kernelDSoftmaxRows(p, dp []float32, ld, n int, scale float32, lse []float32) {
-	goDSoftmaxRows(p, dp, ld, n, scale, lse)
+func kernelDSoftmaxCols(p, dp []float32, past int, scale float32, lse, norm []float32) {
+	goDSoftmaxCols(p, dp, past, scale, lse, norm)
 }
 func kernelCopyRows(y []float32, ldy int, x []float32, ldx, n, cols int) {
 	goCopyRows(y, ldy, x, ldx, n, cols)

@@ -502,53 +502,6 @@ one:
 done:
 	RET
 
-// DSOFTMAX is a step of dSoftmax: p *= norm, dp = p·(dp - mean)·scale.
-#define DSOFTMAX(p, dp) \
-	FMUL4S(16, p, p) \
-	FSUB4S(17, dp, dp) \
-	FMUL4S(p, dp, dp) \
-	FMUL4S(18, dp, dp)
-
-// func dSoftmaxNEON(ds, p, dp *float32, n int, norm, mean, scale float32)
-TEXT ·dSoftmaxNEON(SB), NOSPLIT, $0-44
-	MOVD ds+0(FP), R0
-	MOVD p+8(FP), R1
-	MOVD dp+16(FP), R3
-	MOVD n+24(FP), R2
-	MOVD $norm+32(FP), R4
-	VLD1R.P 4(R4), [V16.S4]
-	VLD1R.P 4(R4), [V17.S4]
-	VLD1R (R4), [V18.S4]
-
-four:
-	SUBS $16, R2, R2
-	BLT  rest
-	VLD1 (R1), [V0.S4, V1.S4, V2.S4, V3.S4]
-	VLD1.P 64(R3), [V4.S4, V5.S4, V6.S4, V7.S4]
-	DSOFTMAX(0, 4)
-	DSOFTMAX(1, 5)
-	DSOFTMAX(2, 6)
-	DSOFTMAX(3, 7)
-	VST1.P [V0.S4, V1.S4, V2.S4, V3.S4], 64(R1)
-	VST1.P [V4.S4, V5.S4, V6.S4, V7.S4], 64(R0)
-	B    four
-
-rest:
-	ADDS $16, R2, R2
-	BEQ  done
-
-one:
-	FMOVS (R1), F0
-	FMOVS.P 4(R3), F4
-	DSOFTMAX(0, 4)
-	FMOVS.P F0, 4(R1)
-	FMOVS.P F4, 4(R0)
-	SUBS $1, R2, R2
-	BNE  one
-
-done:
-	RET
-
 // SWIGLU replaces z by silu(z)·up; n, p, t and d are temporary.
 #define SWIGLU(z, up, d, n, p, t) \
 	FNEG4S(z, d) \

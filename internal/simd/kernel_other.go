@@ -13,10 +13,7 @@ func kernelAxpy(y []float32, a float32, x []float32)       { goAxpy(y, a, x) }
 func kernelScale(x []float32, a float32)                   { goScale(x, a) }
 func kernelAdd(out, a, b []float32)                        { goAdd(out, a, b) }
 func kernelClear(x []float32)                              { clear(x) }
-func kernelDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
-	goDSoftmax(ds, p, dp, norm, mean, scale)
-}
-func kernelNormalize(y, x, w []float32, r float32) { goNormalize(y, x, w, r) }
+func kernelNormalize(y, x, w []float32, r float32)         { goNormalize(y, x, w, r) }
 func kernelNormalizeBackward(dx, dy, x, w []float32, r, c float32) {
 	goNormalizeBackward(dx, dy, x, w, r, c)
 }
@@ -26,11 +23,11 @@ func kernelSwiglu(out, h1, h3 []float32)                         { goSwiglu(out,
 func kernelSwigluBackward(dh1, dh3, dout, h1, h3 []float32)      { goSwigluBackward(dh1, dh3, dout, h1, h3) }
 func kernelRope(x, cos, sin []float32, heads int, sign float32)  { goRope(x, cos, sin, heads, sign) }
 func kernelAdamW(p, g, m, v []float32, f *AdamW)                 { goAdamW(p, g, m, v, f) }
-func kernelExpRows(x []float32, ld, n int, scale float32, most []float32, sum []float64) {
-	goExpRows(x, ld, n, scale, most, sum)
+func kernelExpCols(x []float32, past int, scale float32, most []float32, sum []float64) {
+	goExpCols(x, past, scale, most, sum)
 }
-func kernelDSoftmaxRows(p, dp []float32, ld, n int, scale float32, lse []float32) {
-	goDSoftmaxRows(p, dp, ld, n, scale, lse)
+func kernelDSoftmaxCols(p, dp []float32, past int, scale float32, lse, norm []float32) {
+	goDSoftmaxCols(p, dp, past, scale, lse, norm)
 }
 func kernelCopyRows(y []float32, ldy int, x []float32, ldx, n, cols int) {
 	goCopyRows(y, ldy, x, ldx, n, cols)

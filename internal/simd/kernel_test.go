@@ -81,9 +81,6 @@ var loops = []loop{
 	{"Add", 3, 1,
 		func(s [][]float32) float64 { return none(func() { Add(s[0], s[1], s[2]) }) },
 		func(s [][]float32) float64 { return none(func() { goAdd(s[0], s[1], s[2]) }) }, 0},
-	{"DSoftmax", 3, 2,
-		func(s [][]float32) float64 { return none(func() { DSoftmax(s[0], s[1], s[2], 0.7, 0.3, 1.7) }) },
-		func(s [][]float32) float64 { return none(func() { goDSoftmax(s[0], s[1], s[2], 0.7, 0.3, 1.7) }) }, 3e-7},
 	{"Normalize", 3, 1,
 		func(s [][]float32) float64 { return none(func() { Normalize(s[0], s[1], s[2], 0.7) }) },
 		func(s [][]float32) float64 { return none(func() { goNormalize(s[0], s[1], s[2], 0.7) }) }, 0},
@@ -460,55 +457,67 @@ func TestRowsMove(t *testing.T) {
 	})
 }
 
-// They have the bits of the kernels that they are made of.
-func TestRowsOfScoresAreTheirGoLoops(t *testing.T) {
+// What the mask hides is not finite, and what is beside the columns stays.
+func TestColumnsOfScoresAreTheirGoLoops(t *testing.T) {
 	onEvery(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(19, 20))
 		a := newArena(t)
 		end := func(i, n int) []float32 { return a.guarded[i][most+64-n:] }
-		for n := range 140 {
-			for _, rows := range []int{0, 1, 2, 5, 21} {
-				ld := n + rows + r.IntN(20)
-				size := max(0, (rows-1)*ld+n+rows-1)
-				x, dp, m, sum := end(0, size), end(1, size), end(2, rows), make([]float64, rows+1)
+		sumMemory := testutil.Guarded(t, 2*ScoreCols)
+		for past := range 45 {
+			for _, cols := range []int{0, 16, 32, 48, 64}[:1+min(4, (most/ScoreCols-past)/16)] {
+				size := max(0, (past+cols-1)*ScoreCols+cols)
+				x, dp, m, norm := end(0, size), end(1, size), end(2, cols), end(3, cols)
+				sum := unsafe.Slice((*float64)(unsafe.Pointer(&sumMemory[0])), ScoreCols)[ScoreCols-cols:]
 				copy(x, random(r, size))
 				copy(dp, random(r, size))
-				if size > 0 && r.IntN(2) == 0 {
-					x[r.IntN(size)] = []float32{nan, inf, -inf, 1e30}[r.IntN(4)]
+				seen := func(at int) bool { return at%ScoreCols < cols && at/ScoreCols <= past+at%ScoreCols }
+				for at := range x {
+					if at%ScoreCols < cols && !seen(at) {
+						x[at], dp[at] = nan, inf
+					}
+				}
+				if cols > 0 && r.IntN(2) == 0 {
+					x[r.IntN(past+1)*ScoreCols+r.IntN(cols)] = []float32{nan, inf, -inf, -1e30}[r.IntN(4)]
 				}
 				saved := slices.Clone(x)
-				before := end(0, size+1)[:1]
-				before[0] = canary
+				check := func(want, got []float32, what string) {
+					for at := range want {
+						require.True(t, close64(float64(want[at]), float64(got[at]), 3e-6), "%s[%d], past=%d, cols=%d: %v, want %v", what, at, past, cols, got[at], want[at])
+					}
+				}
+				masked := func(x []float32) {
+					for at, v := range x {
+						if at%ScoreCols < cols && !seen(at) {
+							require.Zero(t, math.Float32bits(v), "[%d] is hidden, past=%d, cols=%d", at, past, cols)
+						}
+					}
+				}
 
-				want, wantM, wantSum := slices.Clone(x), make([]float32, rows), make([]float64, rows+1)
-				goExpRows(want, ld, n, 0.3, wantM, wantSum[:rows])
-				ExpRows(x, ld, n, 0.3, m, sum)
-				requireBits(t, want, x, "exp", n, rows)
-				requireBits(t, wantM, m, "most", n, rows)
+				want, wantM, wantSum := slices.Clone(x), make([]float32, cols), make([]float64, cols)
+				goExpCols(want, past, 0.3, wantM, wantSum)
+				ExpCols(x, past, 0.3, m, sum)
+				check(want, x, "exp")
+				check(wantM, m, "most")
+				masked(x)
 				for i := range sum {
-					require.Equal(t, math.Float64bits(wantSum[i]), math.Float64bits(sum[i]), "sum %d, n=%d", i, n)
+					require.True(t, close64(wantSum[i], sum[i], 1e-6), "sum[%d], past=%d, cols=%d", i, past, cols)
 				}
 
 				copy(x, saved)
-				want, wantDP := saved, slices.Clone(dp)
-				copy(m, random(r, rows))
-				goDSoftmaxRows(want, wantDP, ld, n, 0.3, m)
-				DSoftmaxRows(x, dp, ld, n, 0.3, m)
-				requireBits(t, want, x, "p", n, rows)
-				requireBits(t, wantDP, dp, "dp", n, rows)
-				require.Equal(t, float32(canary), before[0])
+				want, wantDP, wantNorm := saved, slices.Clone(dp), make([]float32, cols)
+				copy(m, random(r, cols))
+				goDSoftmaxCols(want, wantDP, past, 0.3, m, wantNorm)
+				DSoftmaxCols(x, dp, past, 0.3, m, norm)
+				check(want, x, "p")
+				check(wantDP, dp, "dp")
+				check(wantNorm, norm, "norm")
+				masked(x)
+				masked(dp)
 			}
 		}
+		require.Panics(t, func() { ExpCols(make([]float32, 64*ScoreCols), 0, 1, make([]float32, 8), make([]float64, 8)) })
 	})
-}
-
-func requireBits(t *testing.T, want, got []float32, what string, n, rows int) {
-	t.Helper()
-	for i := range want {
-		if math.Float32bits(want[i]) != math.Float32bits(got[i]) && !(want[i] != want[i] && got[i] != got[i]) {
-			require.Fail(t, "differs from the Go loop", "%s[%d] of %d rows from %d on: %v, want %v", what, i, rows, n, got[i], want[i])
-		}
-	}
 }
 
 // Numbers that decayed to nothing do not slow it down.

@@ -43,21 +43,3 @@ func goAdd(out, a, b []float32) {
 		out[i] = a[i] + b[i]
 	}
 }
-
-// DSoftmax is the backward of p = softmax(s·scale), whose sums are still to be
-// divided by:
-//
-//	p ← p·norm,  ds = p·(dp − mean)·scale
-//
-// with mean = Σ p·dp of the p that it leaves. The slices have one length; ds
-// may be dp.
-func DSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
-	kernelDSoftmax(ds, p[:len(ds)], dp[:len(ds)], norm, mean, scale)
-}
-
-func goDSoftmax(ds, p, dp []float32, norm, mean, scale float32) {
-	for i := range ds {
-		p[i] *= norm
-		ds[i] = p[i] * (dp[i] - mean) * scale
-	}
-}

@@ -2,27 +2,27 @@ package simd
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 )
 
-// BenchmarkSoftmaxRows is 96 rows under the mask, in the second-level cache.
-func BenchmarkSoftmaxRows(b *testing.B) {
-	const rows = 96
-	for _, n := range []int{1, 97, 161, 929} {
-		ld := n + rows
-		x, p := make([]float32, rows*ld), make([]float32, rows*ld)
-		most, sum := make([]float32, rows), make([]float64, rows)
-		b.Run(fmt.Sprintf("Exp/n=%d", n), func(b *testing.B) {
-			for b.Loop() {
-				ExpRows(x, ld, n, 0.125, most, sum)
-			}
-			b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N)/(rows*(float64(n)+rows/2)/16), "ns/vector")
-		})
-		b.Run(fmt.Sprintf("Backward/n=%d", n), func(b *testing.B) {
-			for b.Loop() {
-				DSoftmaxRows(x, p, ld, n, 0.125, most)
-			}
-			b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N)/(rows*(float64(n)+rows/2)/16), "ns/vector")
-		})
+// BenchmarkSoftmaxCols is 64 columns under the mask, in the second-level cache.
+func BenchmarkSoftmaxCols(b *testing.B) {
+	for _, past := range []int{0, 64, 128, 960} {
+		rows := past + ScoreCols
+		from := random(rand.New(rand.NewPCG(1, 2)), rows*ScoreCols)
+		x, p := make([]float32, rows*ScoreCols), make([]float32, rows*ScoreCols)
+		most, sum, norm := make([]float32, ScoreCols), make([]float64, ScoreCols), make([]float32, ScoreCols)
+		run := func(name string, f func()) {
+			b.Run(fmt.Sprintf("%s/past=%d", name, past), func(b *testing.B) {
+				copy(x, from)
+				for b.Loop() {
+					f()
+				}
+				b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N)/(ScoreCols*(float64(past)+ScoreCols/2)/16), "ns/vector")
+			})
+		}
+		run("Exp", func() { ExpCols(x, past, 0.125, most, sum) })
+		run("Backward", func() { DSoftmaxCols(x, p, past, 0.125, most, norm) })
 	}
 }

@@ -81,13 +81,6 @@ func addAVX2(out *float32, a *float32, b *float32, n int)
 //go:noescape
 func clearAVX2(x *float32, n int)
 
-// dSoftmaxAVX2 is
-//
-//	for i := range n { p[i] *= norm; ds[i] = p[i] * (dp[i] - mean) * scale }
-//
-//go:noescape
-func dSoftmaxAVX2(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
-
 // normalizeAVX2 is
 //
 //	for i := range n { y[i] = x[i] * r * w[i] }
@@ -165,19 +158,19 @@ func copyRowsAVX2(y *float32, x *float32, ldy int, ldx int, n int, width int)
 //go:noescape
 func scaleRowsAVX2(y *float32, x *float32, r *float32, ldy int, ldx int, n int, width int)
 
-// expRowsAVX2 is
+// expColsAVX2 is
 //
-//	for i := range rows { x := x[i*ld:][:n+i]; most[i] = scale*max(x); for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) } }
+//	for i := range cols { x := column i, rows 0 to past+i; most[i] = scale*max(x); for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) }; clear(column i, rows past+i+1 to past+cols-1) } // rows are 64 apart
 //
 //go:noescape
-func expRowsAVX2(x *float32, ld int, rows int, n int, scale float32, most *float32, sum *float64)
+func expColsAVX2(x *float32, cols int, past int, scale float32, most *float32, sum *float64)
 
-// dSoftmaxRowsAVX2 is
+// dSoftmaxColsAVX2 is
 //
-//	for i := range rows { p, dp := p[i*ld:][:n+i], dp[i*ld:][:n+i]; sum := ExpScaleSub(p, p, scale, lse[i]); DSoftmax(dp, p, dp, 1/sum, Dot(p, dp)/sum, scale) }
+//	for i := range cols { p, dp := columns i, rows 0 to past+i; var sum, dot float64; for j := range p { p[j] = exp(p[j]*scale - lse[i]); sum += float64(p[j]); dot += float64(p[j]*dp[j]) }; norm[i] = float32(1/sum); by := float32(scale/sum); mean := float32(dot/sum*float64(by)); for j := range p { dp[j] = p[j] * (dp[j]*by - mean) }; clear(columns i, rows past+i+1 to past+cols-1) } // rows are 64 apart
 //
 //go:noescape
-func dSoftmaxRowsAVX2(p *float32, dp *float32, ld int, rows int, n int, scale float32, lse *float32)
+func dSoftmaxColsAVX2(p *float32, dp *float32, cols int, past int, scale float32, lse *float32, norm *float32)
 
 // adamWAVX2 is
 //
@@ -270,13 +263,6 @@ func addAVX512(out *float32, a *float32, b *float32, n int)
 //go:noescape
 func clearAVX512(x *float32, n int)
 
-// dSoftmaxAVX512 is
-//
-//	for i := range n { p[i] *= norm; ds[i] = p[i] * (dp[i] - mean) * scale }
-//
-//go:noescape
-func dSoftmaxAVX512(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
-
 // normalizeAVX512 is
 //
 //	for i := range n { y[i] = x[i] * r * w[i] }
@@ -354,19 +340,19 @@ func copyRowsAVX512(y *float32, x *float32, ldy int, ldx int, n int, width int)
 //go:noescape
 func scaleRowsAVX512(y *float32, x *float32, r *float32, ldy int, ldx int, n int, width int)
 
-// expRowsAVX512 is
+// expColsAVX512 is
 //
-//	for i := range rows { x := x[i*ld:][:n+i]; most[i] = scale*max(x); for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) } }
+//	for i := range cols { x := column i, rows 0 to past+i; most[i] = scale*max(x); for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) }; clear(column i, rows past+i+1 to past+cols-1) } // rows are 64 apart
 //
 //go:noescape
-func expRowsAVX512(x *float32, ld int, rows int, n int, scale float32, most *float32, sum *float64)
+func expColsAVX512(x *float32, cols int, past int, scale float32, most *float32, sum *float64)
 
-// dSoftmaxRowsAVX512 is
+// dSoftmaxColsAVX512 is
 //
-//	for i := range rows { p, dp := p[i*ld:][:n+i], dp[i*ld:][:n+i]; sum := ExpScaleSub(p, p, scale, lse[i]); DSoftmax(dp, p, dp, 1/sum, Dot(p, dp)/sum, scale) }
+//	for i := range cols { p, dp := columns i, rows 0 to past+i; var sum, dot float64; for j := range p { p[j] = exp(p[j]*scale - lse[i]); sum += float64(p[j]); dot += float64(p[j]*dp[j]) }; norm[i] = float32(1/sum); by := float32(scale/sum); mean := float32(dot/sum*float64(by)); for j := range p { dp[j] = p[j] * (dp[j]*by - mean) }; clear(columns i, rows past+i+1 to past+cols-1) } // rows are 64 apart
 //
 //go:noescape
-func dSoftmaxRowsAVX512(p *float32, dp *float32, ld int, rows int, n int, scale float32, lse *float32)
+func dSoftmaxColsAVX512(p *float32, dp *float32, cols int, past int, scale float32, lse *float32, norm *float32)
 
 // adamWAVX512 is
 //

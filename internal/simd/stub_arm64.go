@@ -65,13 +65,6 @@ func scaleNEON(x *float32, n int, a float32)
 //go:noescape
 func addNEON(out *float32, a *float32, b *float32, n int)
 
-// dSoftmaxNEON is
-//
-//	for i := range n { p[i] *= norm; ds[i] = p[i] * (dp[i] - mean) * scale }
-//
-//go:noescape
-func dSoftmaxNEON(ds *float32, p *float32, dp *float32, n int, norm float32, mean float32, scale float32)
-
 // swigluNEON is
 //
 //	for i := range n { out[i] = h1[i] / (1 + exp(-h1[i])) * h3[i] }

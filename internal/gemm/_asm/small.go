@@ -29,16 +29,25 @@ func small() {
 		"\t\t\tc[i*ldc+j] = sum",
 		"\t\t}",
 		"\t}", "",
-		"It reads whole vectors of b. For every six rows or fewer it fetches some rows",
-		"of next, a Fetch.")
-	const half = rows / 2                                           // rows of a base register
-	const fetchAt, fetchStride, fetchRows, fetchEach = 0, 8, 16, 24 // the fields of a Fetch
+		"It reads whole vectors of b. For every six rows or fewer it fetches some lines",
+		"of next, a Fetch, one in two steps of k: more at once would keep those waiting",
+		"that it works on.")
+	const half = rows / 2 // rows of a base register
+	const (               // the fields of a Fetch
+		fetchAt = 8 * iota
+		fetchStride
+		fetchLeft
+		fetchEach
+		fetchNext
+		fetchEnd
+		fetchList
+	)
 	var (
 		ldc, lda, ka, ldb = R8, R9, R10, R11
 		c, a, left        = RDI, RSI, R13
 		c3, a0, a3        = R14, RAX, RBX
 		b, count          = RDX, RCX
-		k                 = R12
+		pairs             = R12 // of steps that fetch a line
 		ai                = v.reg[28:]
 	)
 	Load(Param("c"), c)
@@ -47,7 +56,6 @@ func small() {
 	loadBytes("lda", lda)
 	loadBytes("ka", ka)
 	loadBytes("ldb", ldb)
-	Load(Param("k"), k)
 	Load(Param("rows"), left)
 	// K1 is the lanes of the last vector.
 	Load(Param("cols"), RCX)
@@ -95,25 +103,6 @@ func small() {
 					VPXORD(acc(i, j), acc(i, j), acc(i, j))
 				}
 			}
-			Load(Param("next"), R15)
-			MOVQ(at(R15, fetchRows), RAX)
-			TESTQ(RAX, RAX)
-			JZ(ref("fetched"))
-			MOVQ(at(R15, fetchEach), RCX)
-			CMPQ(RCX, RAX)
-			CMOVQGT(RAX, RCX)
-			SUBQ(RCX, RAX)
-			MOVQ(RAX, at(R15, fetchRows))
-			MOVQ(at(R15, fetchAt), RDX)
-			Label(l("fetch"))
-			for line := range 4 {
-				PREFETCHT1(at(RDX, 64*line))
-			}
-			ADDQ(at(R15, fetchStride), RDX)
-			DECQ(RCX)
-			JNZ(ref("fetch"))
-			MOVQ(RDX, at(R15, fetchAt))
-			Label(l("fetched"))
 			MOVQ(a, a0)
 			LEAQ(Mem{Base: a, Index: lda, Scale: 2}, a3)
 			ADDQ(lda, a3)
@@ -135,7 +124,44 @@ func small() {
 				}
 				ADDQ(ldb, b)
 			}
-			MOVQ(k, count)
+			Load(Param("next"), R15)
+			Load(Param("k"), count)
+			CMPQ(at(R15, fetchLeft), Imm(0))
+			JNE(ref("fetching"))
+			MOVQ(at(R15, fetchNext), R14)
+			CMPQ(R14, at(R15, fetchEnd))
+			JGE(ref("fetching"))
+			INCQ(at(R15, fetchNext))
+			LEAQ(Mem{Base: R14, Index: R14, Scale: 2}, R14) // a span is as long as three fields
+			for _, field := range []int{fetchAt, fetchStride, fetchLeft} {
+				MOVQ(Mem{Base: R15, Index: R14, Scale: 8, Disp: fetchList + field}, pairs)
+				MOVQ(pairs, at(R15, field))
+			}
+			Label(l("fetching"))
+			MOVQ(count, pairs)
+			SHRQ(Imm(1), pairs)
+			for _, most := range []int{fetchLeft, fetchEach} {
+				MOVQ(at(R15, most), R14)
+				CMPQ(pairs, R14)
+				CMOVQGT(R14, pairs)
+			}
+			TESTQ(pairs, pairs)
+			JZ(ref("fetched"))
+			SUBQ(pairs, at(R15, fetchLeft))
+			SUBQ(pairs, count)
+			SUBQ(pairs, count)
+			MOVQ(at(R15, fetchAt), R14)
+			MOVQ(at(R15, fetchStride), R15)
+			Label(l("fetch"))
+			step()
+			PREFETCHT1(at(R14, 0))
+			ADDQ(R15, R14)
+			step()
+			DECQ(pairs)
+			JNZ(ref("fetch"))
+			Load(Param("next"), R15)
+			MOVQ(R14, at(R15, fetchAt))
+			Label(l("fetched"))
 			SHRQ(Imm(1), count)
 			JCC(ref("even"))
 			step()

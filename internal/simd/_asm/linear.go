@@ -64,26 +64,4 @@ func linear(s isa) {
 		SFENCE()
 		end()
 	}
-	{
-		k := function(s, "dSoftmax", "func(ds, p, dp *float32, n int, norm, mean, scale float32)",
-			"for i := range n { p[i] *= norm; ds[i] = p[i] * (dp[i] - mean) * scale }")
-		ds, p, dp, n := pointer("ds"), pointer("p"), pointer("dp"), pointer("n")
-		k.dSoftmax(ds, p, dp, n, k.argument("norm"), k.argument("mean"), k.argument("scale"))
-		end()
-	}
-}
-
-// dSoftmax is DSoftmax of n elements.
-func (k *kernel) dSoftmax(ds, p, dp, n Register, norm, mean, scale VecVirtual) {
-	k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
-		for i := range count {
-			v, d := k.load(at(p, i), masked), k.load(at(dp, i), masked)
-			VMULPS(norm, v, v)
-			VSUBPS(mean, d, d)
-			k.store(v, at(p, i), masked)
-			VMULPS(v, d, d)
-			VMULPS(scale, d, d)
-			k.store(d, at(ds, i), masked)
-		}
-	})
 }

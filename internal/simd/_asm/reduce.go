@@ -76,19 +76,7 @@ func (k *kernel) maxOf(x, n Register) Register {
 	}
 	k.walk(n, many, func(at func(Register, int) Mem, count int, masked bool) {
 		for i := range count {
-			// MAX returns its last operand, the first here, if one is NaN
-			if !masked {
-				v := k.load(at(x, i), false)
-				VMAXPS(most[i], v, most[i])
-			} else if k.wide() {
-				v := k.load(at(x, i), true)
-				VMAXPS(most[i], v, k.mask, most[i])
-			} else { // lanes that are not there become -Inf
-				v, inf := k.load(at(x, i), true), k.vec()
-				VBROADCASTSS(minusInf(), inf)
-				VBLENDVPS(k.mask, v, inf, v)
-				VMAXPS(most[i], v, most[i])
-			}
+			k.maxWith(at(x, i), masked, most[i])
 		}
 	})
 	VMAXPS(most[1], most[0], most[0])
@@ -109,30 +97,55 @@ func (k *kernel) maxOf(x, n Register) Register {
 	return m.AsX()
 }
 
+// maxWith makes m the larger of itself and what is in memory, lane by lane. MAX
+// returns its last operand, the first here, if one is NaN.
+func (k *kernel) maxWith(x Mem, masked bool, m VecVirtual) {
+	v := k.load(x, masked)
+	switch {
+	case !masked:
+		VMAXPS(m, v, m)
+	case k.wide():
+		VMAXPS(m, v, k.mask, m)
+	default: // lanes that are not there become -Inf
+		inf := k.vec()
+		VBROADCASTSS(minusInf(), inf)
+		VBLENDVPS(k.mask, v, inf, v)
+		VMAXPS(m, v, m)
+	}
+}
+
 // dotOf is the sum of n products, four of which are added in float32.
 func (k *kernel) dotOf(x, y, n Register) wideSum {
 	sum := k.wideSum()
 	k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
-		var t [2]VecVirtual
-		for i := range count {
-			v := k.load(at(x, i), masked)
-			w := Op(at(y, i))
-			if masked {
-				w = k.load(at(y, i), true)
-			}
-			if i < 2 {
-				t[i] = v
-				VMULPS(w, v, v)
-			} else {
-				VFMADD231PS(w, v, t[i-2])
-			}
+		v := make([]VecVirtual, count)
+		for i := range v {
+			v[i] = k.load(at(x, i), masked)
 		}
-		if count > 1 {
-			VADDPS(t[1], t[0], t[0])
-		}
-		sum.add(t[0])
+		sum.add(k.dot4(v, func(i int) Mem { return at(y, i) }, masked))
 	})
 	return sum
+}
+
+// dot4 is the sum of one product or four, lane by lane.
+func (k *kernel) dot4(v []VecVirtual, y func(i int) Mem, masked bool) VecVirtual {
+	var t [2]VecVirtual
+	for i, v := range v {
+		w := Op(y(i))
+		if masked {
+			w = k.load(y(i), true)
+		}
+		if i < 2 {
+			t[i] = k.vec()
+			VMULPS(w, v, t[i])
+		} else {
+			VFMADD231PS(w, v, t[i-2])
+		}
+	}
+	if len(v) > 1 {
+		VADDPS(t[1], t[0], t[0])
+	}
+	return t[0]
 }
 
 func minusInf() Mem { return constantMem(float32(math.Inf(-1))) }
