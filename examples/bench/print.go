@@ -207,9 +207,9 @@ func (p *printer) step(r *stepReport, k peaks) {
 			row.Op, row.Shape, row.Calls, millis(row.Seconds), row.Share, rate, row.OfPeak)
 	}
 	flush()
-	p.printf("%-17s %-18s %5s %9s %5.1f%%\n", "everything else", "", "", millis(r.Else), of(r.Else, r.Step.Median))
-	products, attention, adam, rest := r.groups()
-	p.printf("\nproducts %.1f%%, attention %.1f%%, AdamW %.1f%%, everything else together %.1f%%\n", products, attention, adam, rest)
+	p.printf("%-17s %-18s %5s %9s %5.1f%%\n", "step less its ops", "", "", millis(r.Else), of(r.Else, r.Step.Median))
+	products, attention, adam, others := r.groups()
+	p.printf("\nproducts %.1f%%, attention %.1f%%, AdamW %.1f%%, all other ops together %.1f%%\n", products, attention, adam, others)
 	p.printf("Of peak: products and attention of the multiply-adds; others of reads or of AdamW's pattern, above 100%% from caches.\n")
 	if r.Noisy || r.Step.Noisy {
 		p.printf("* the cores were never free before and after: the time may be too long\n")
@@ -217,7 +217,7 @@ func (p *printer) step(r *stepReport, k peaks) {
 }
 
 // groups returns the shares of the step in percent.
-func (r *stepReport) groups() (products, attention, adam, rest float64) {
+func (r *stepReport) groups() (products, attention, adam, others float64) {
 	for _, row := range r.Ops {
 		switch {
 		case row.Op == "attention":
@@ -226,7 +226,9 @@ func (r *stepReport) groups() (products, attention, adam, rest float64) {
 			products += row.Share
 		case row.Op == "AdamStep":
 			adam += row.Share
+		default:
+			others += row.Share
 		}
 	}
-	return products, attention, adam, 100 - products - attention - adam
+	return products, attention, adam, others
 }

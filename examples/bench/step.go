@@ -26,7 +26,7 @@ type stepReport struct {
 	Resident   int64   `json:"peak_resident_bytes,omitempty"`
 	Expected   int64   `json:"expected_bytes"` // 16 a parameter and the activations
 	Ops        []opRow `json:"ops"`
-	Else       float64 `json:"else_seconds"` // the step less the sum of its ops
+	Else       float64 `json:"else_seconds"` // the step less the sum of its ops, which are timed in other steps: mostly noise
 	Noisy      bool    `json:"ops_noisy,omitempty"`
 
 	config chainrule.Config
