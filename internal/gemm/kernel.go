@@ -29,7 +29,7 @@ type kernel struct {
 
 	// strip multiplies a few rows of A with B where it lies, as is faster for dx
 	// of up to stripRows rows and dW of up to stripK; nil: gemm does.
-	strip             func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)
+	strip             direct
 	stripRows, stripK int
 
 	thin                []thinTile // by their columns
@@ -48,10 +48,12 @@ type tile struct {
 // small is the part of C that is in registers where B is in cache.
 type small struct {
 	rows, cols int
-	// mul multiplies rows of A with a panel of B, rows of it ldb apart, and
-	// may fetch a part of next.
-	mul func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)
+	mul        direct
 }
+
+// direct multiplies rows of A with columns of B where they lie, rows of B ldb
+// apart, and may fetch a part of next.
+type direct func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)
 
 // pairs is how many pairs of cache lines a row of the tile takes.
 func (t *tile) pairs() int { return ceil(t.cols, 2*line) }

@@ -48,6 +48,23 @@ func main() {
 	Generate()
 }
 
+// directDoc is the comment of a kernel that takes A and B where they lie.
+func directDoc(title, rows, cols string, after ...string) {
+	Doc(append([]string{title, "",
+		"\tfor i := range rows { // " + rows,
+		"\t\tfor j := range cols {" + cols,
+		"\t\t\tvar sum float32",
+		"\t\t\tfor l := range k {",
+		"\t\t\t\tsum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)",
+		"\t\t\t}",
+		"\t\t\tif add {",
+		"\t\t\t\tsum += c[i*ldc+j]",
+		"\t\t\t}",
+		"\t\t\tc[i*ldc+j] = sum",
+		"\t\t}",
+		"\t}", ""}, after...)...)
+}
+
 func (v isa) bytes() int { return 4 * v.lanes }
 
 func (v isa) zero(r VecPhysical) {

@@ -16,19 +16,7 @@ func small() {
 	name := fmt.Sprintf("small%s_%dx%d", v.name, rows, most*v.lanes)
 	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)")
 	Pragma("noescape")
-	Doc(name+" multiplies rows of A with columns of B:", "",
-		"\tfor i := range rows { // ≥ 1",
-		fmt.Sprintf("\t\tfor j := range cols { // 1 to %d", most*v.lanes),
-		"\t\t\tvar sum float32",
-		"\t\t\tfor l := range k {",
-		"\t\t\t\tsum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)",
-		"\t\t\t}",
-		"\t\t\tif add {",
-		"\t\t\t\tsum += c[i*ldc+j]",
-		"\t\t\t}",
-		"\t\t\tc[i*ldc+j] = sum",
-		"\t\t}",
-		"\t}", "",
+	directDoc(name+" multiplies rows of A with columns of B:", "≥ 1", fmt.Sprintf(" // 1 to %d", most*v.lanes),
 		"It reads whole vectors of b. For every six rows or fewer it fetches some lines",
 		"of next, a Fetch, one in two steps of k: more at once would keep those waiting",
 		"that it works on.")

@@ -26,19 +26,7 @@ func strip(v isa) {
 	name := fmt.Sprintf("strip%s_%dx%d", v.name, rows, cols)
 	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)")
 	Pragma("noescape")
-	Doc(name+" multiplies a few rows of A with B:", "",
-		fmt.Sprintf("\tfor i := range rows { // ≤ %d", rows),
-		"\t\tfor j := range cols {",
-		"\t\t\tvar sum float32",
-		"\t\t\tfor l := range k {",
-		"\t\t\t\tsum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)",
-		"\t\t\t}",
-		"\t\t\tif add {",
-		"\t\t\t\tsum += c[i*ldc+j]",
-		"\t\t\t}",
-		"\t\t\tc[i*ldc+j] = sum",
-		"\t\t}",
-		"\t}", "",
+	directDoc(name+" multiplies a few rows of A with B:", fmt.Sprintf("≤ %d", rows), "",
 		"With each l it goes a step further in next, and fetches what is there.")
 	var (
 		base          = []GPPhysical{RDI, R8}[:ceil(rows, perBase)] // of A, then of C

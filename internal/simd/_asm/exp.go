@@ -141,27 +141,35 @@ func sumInFours(sum wideSum, v []VecVirtual) {
 	sum.add(v[0])
 }
 
-// scaled replaces n elements x by y = e^(x·scale − m), and adds them to sum.
+// scaled sets n elements y to e^(x·scale − m), and adds them to sum.
 func (e expCode) scaled(y, x, n Register, scale, m VecVirtual, sum wideSum) {
 	many := 4
 	if e.wide() {
 		many = 8
 	}
 	e.walk(n, many, func(at func(Register, int) Mem, count int, masked bool) {
-		v := make([]VecVirtual, count)
-		for i := range count {
-			v[i] = e.load(at(x, i), masked)
-		}
-		for i := range count {
-			VFMSUB213PS(m, scale, v[i])
-		}
-		e.of(v...)
-		for i := range count {
-			e.store(v[i], at(y, i), masked)
-			e.clip(v[i], masked)
+		v := e.terms(func(i int) Mem { return at(x, i) }, count, masked, scale, m)
+		for i, v := range v {
+			e.store(v, at(y, i), masked)
 		}
 		sumInFours(sum, v)
 	})
+}
+
+// terms returns count vectors e^(x·scale − m), 0 in the lanes that are masked.
+func (e expCode) terms(x func(i int) Mem, count int, masked bool, scale, m VecVirtual) []VecVirtual {
+	v := make([]VecVirtual, count)
+	for i := range v {
+		v[i] = e.load(x(i), masked)
+	}
+	for _, v := range v {
+		VFMSUB213PS(m, scale, v)
+	}
+	e.of(v...)
+	for _, v := range v {
+		e.clip(v, masked)
+	}
+	return v
 }
 
 // exp writes the kernels of e^x.

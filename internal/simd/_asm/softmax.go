@@ -116,16 +116,8 @@ func (c columns) hide(offset Register, p ...Register) {
 // weights replaces count rows of scores by e^(score·scale − m), 0 where they are
 // hidden, and returns them.
 func (e expCode) weights(at func(i int) Mem, count int, masked bool, scale, m VecVirtual) []VecVirtual {
-	v := make([]VecVirtual, count)
-	for i := range v {
-		v[i] = e.load(at(i), masked)
-	}
-	for _, v := range v {
-		VFMSUB213PS(m, scale, v)
-	}
-	e.of(v...)
+	v := e.terms(at, count, masked, scale, m)
 	for i, v := range v {
-		e.clip(v, masked)
 		e.store(v, at(i), false)
 	}
 	return v
