@@ -15,10 +15,6 @@ const (
 	// rows of C that are 4 KB apart, which fall on few of its sets.
 	rowBlock = 384
 
-	// packedA is how many rows of A, times the power of two that divides their
-	// length, are packed: they are 8 a set of a cache of 2048 sets.
-	packedA = 256 << 10
-
 	colBlock = 1024 // columns of a tile, at most
 
 	maxCols  = 48 // columns of the widest kernel
@@ -46,8 +42,8 @@ func (m *block) reserve(p *Product) {
 func (p *Product) plan() {
 	p.kb = even(p.k, kBlock, 4)
 	p.chunk = p.kb
-	// Rows of A a multiple of 4 KB apart fall on few sets of the second-level cache.
-	p.packed = p.a.step != 1 || min(p.m, rowBlock)*(p.a.lane&-p.a.lane) > packedA
+	// Rows of A a multiple of 4 KB apart fall on few sets of the caches.
+	p.packed = p.a.step != 1 || min(p.m, rowBlock)*(p.a.lane&-p.a.lane) > p.kern.packedA
 }
 
 // grid cuts C into the tiles that keep the busiest core the shortest time.
@@ -151,7 +147,7 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 					}
 					next = m.ahead.nextPanel(p, r+h, k0, all)
 				}
-				a := p.panelA(m, r, r0, k0, k, h)
+				a := p.panelA(m, i, r, r0, k0, k, h)
 				if first {
 					for j := range h {
 						copy(a.data[j*a.ld:][:k], p.a.data[(r+j)*p.a.lane+k0:])
@@ -170,12 +166,14 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 // copyA packs the block of Aᵀ that begins at row r0 and k0 into panels [k, rows],
 // a row of all at a time, as the processor's own prefetcher likes it.
 func (p *Product) copyA(m *block, r0, k0, k int, groups [2]group) {
-	to := 0
+	q, i := p.kern, 0
+	step := q.stepA(k)
 	for _, g := range groups {
 		if g.n > 0 {
-			p.kern.copy(&m.a[to*k], &p.a.data[r0+to+k0*p.a.step], p.a.step, k, g.rows, g.rows, g.n, g.rows*k)
-			to += g.n * g.rows
+			q.copy(&m.a[i*step], &p.a.data[r0+k0*p.a.step], p.a.step, k, g.rows, g.rows, g.n, step)
 		}
+		i += g.n
+		r0 += g.n * g.rows
 	}
 }
 
@@ -197,8 +195,9 @@ type panel struct {
 	ld, k, step int
 }
 
-// panelA returns the panels of A from row r on, of h rows each.
-func (p *Product) panelA(m *block, r, r0, k0, k, h int) panel {
+// panelA returns the panels of A from the i-th on, which begins at row r, of h
+// rows each.
+func (p *Product) panelA(m *block, i, r, r0, k0, k, h int) panel {
 	switch {
 	case !p.packed:
 		return panel{p.a.data[r*p.a.lane+k0:], p.a.lane, 1, h * p.a.lane}
@@ -206,7 +205,8 @@ func (p *Product) panelA(m *block, r, r0, k0, k, h int) panel {
 		ld := p.kb + line
 		return panel{m.a[(r-r0)*ld:], ld, 1, h * ld}
 	default: // [k, h]
-		return panel{m.a[(r-r0)*k:], 1, h, h * k}
+		step := p.kern.stepA(k)
+		return panel{m.a[i*step:], 1, h, step}
 	}
 }
 

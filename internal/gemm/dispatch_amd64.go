@@ -6,9 +6,11 @@ import "github.com/chainrule-go/chainrule/internal/isa"
 
 var kernels = map[isa.Set]*kernel{
 	isa.AVX2: {
-		tile:  tile{6, 16, gemmAVX2_6x16},
-		small: small{6, 16, tile{6, 16, gemmAVX2_6x16}.mul},
-		copy:  copyAVX2, transpose: transposeAVX2, lanes: 8,
+		tile:    tile{6, 16, gemmAVX2_6x16},
+		small:   small{6, 16, tile{6, 16, gemmAVX2_6x16}.mul},
+		packedA: 8 << 10, // almost all: measured with half a megabyte of second-level cache
+		gap:     line,    // 6·256 floats are 96 lines, of 64 sets
+		copy:    copyAVX2, transpose: transposeAVX2, lanes: 8,
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 		rank:      rankAVX2,
 		strip:     stripAVX2_6x16,
@@ -17,9 +19,10 @@ var kernels = map[isa.Set]*kernel{
 		thinLeast: 3, thinMost: 64,
 	},
 	isa.AVX512: {
-		tile:  tile{9, 48, gemmAVX512_9x48}, // 12 loads for 27 multiply-adds, 14x32 has 16 for 28: a higher clock
-		small: small{6, 64, smallAVX512_6x64},
-		copy:  copyAVX512, transpose: transposeAVX512, lanes: 16,
+		tile:    tile{9, 48, gemmAVX512_9x48}, // 12 loads for 27 multiply-adds, 14x32 has 16 for 28: a higher clock
+		small:   small{6, 64, smallAVX512_6x64},
+		packedA: 256 << 10, // 8 lines a set of a cache of 2048 sets
+		copy:    copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
 		rank:  rankAVX512,
 		strip: stripAVX512_9x48, stripRows: 24, stripK: 96,

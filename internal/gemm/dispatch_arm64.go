@@ -10,9 +10,10 @@ import (
 
 var kernels = map[isa.Set]*kernel{
 	isa.NEON: {
-		tile:  tile{4, neonCols, gemmNEON},
-		small: small{4, neonCols, tile{4, neonCols, gemmNEON}.mul},
-		copy:  copyNEON, lanes: 4,
+		tile:    tile{4, neonCols, gemmNEON},
+		small:   small{4, neonCols, tile{4, neonCols, gemmNEON}.mul},
+		packedA: 256 << 10,
+		copy:    copyNEON, lanes: 4,
 		transpose: func(dst, src *float32, lds, k, _ int) { transposeNEON_24(dst, src, lds, k) },
 		dot:       dotNEON, dotRows: 1, dotMost: 4,
 	},

@@ -4,7 +4,7 @@
 // The output is cut into tiles by a grid that suits the number of cores. A
 // tile takes K in blocks, packs the block of a few columns of B into a panel
 // that stays in the first-level cache, and a micro-kernel multiplies panels of
-// A with it, from the second-level cache and, but for TN, where they lie.
+// A with it, from the second-level cache, packed or where they lie.
 //
 // Few rows of x, where W comes from memory for little work, have kernels that
 // read it in order: of dot products and of W xᵀ for x Wᵀ, of strips for dx and dW.

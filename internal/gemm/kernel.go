@@ -12,6 +12,11 @@ type kernel struct {
 	tile        // of products
 	small small // of Panels: their matrices have few columns
 
+	// packedA is up to how many rows of A, times the power of two that divides
+	// their length, products read A where it lies.
+	packedA int
+	gap     int // between packed panels of Aᵀ, at most a line
+
 	// copy copies columns of k rows into panels.
 	copy func(dst, src *float32, lds, k, cols, ldd, panels, step int)
 	// transpose packs lanes rows as columns of a panel of B, ldd wide; k is a
@@ -57,6 +62,10 @@ type direct func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add boo
 
 // pairs is how many pairs of cache lines a row of the tile takes.
 func (t *tile) pairs() int { return ceil(t.cols, 2*line) }
+
+// stepA is the distance of packed panels of Aᵀ, [k, rows]. A step of k is written
+// to all of them, so they should begin on different sets of the first-level cache.
+func (q *kernel) stepA(k int) int { return q.rows*k + q.gap }
 
 // edge is memory for rows to transpose where fewer are left than lanes.
 type edge [edgeCols * maxLanes]float32

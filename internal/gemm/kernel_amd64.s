@@ -9280,47 +9280,73 @@ TEXT ·copyAVX2(SB), NOSPLIT, $8-64
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	CMPQ    R12, $0x08
-	JLE     copy1
-	CMPQ    R12, $0x10
-	JLE     copy2
+	JLT     eightLess
+	LEAQ    -32(R10), R12
 
-copy2:
+eight:
 	MOVQ SI, AX
 	MOVQ DI, BX
 	MOVQ panels+48(FP), DX
 
-copy2Panel:
-	VMASKMOVPS (AX), Y12, Y0
-	VMASKMOVPS Y0, Y12, (BX)
-	VMASKMOVPS 32(AX), Y13, Y1
-	VMASKMOVPS Y1, Y13, 32(BX)
-	ADDQ       R10, AX
-	ADDQ       R11, BX
-	DECQ       DX
-	JNZ        copy2Panel
-	ADDQ       R8, SI
-	ADDQ       R9, DI
-	DECQ       CX
-	JNZ        copy2
+eightPanel:
+	VMOVUPS (AX), Y0
+	VMOVUPS (AX)(R12*1), Y1
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, (BX)(R12*1)
+	ADDQ    R10, AX
+	ADDQ    R11, BX
+	DECQ    DX
+	JNZ     eightPanel
+	ADDQ    R8, SI
+	ADDQ    R9, DI
+	DECQ    CX
+	JNZ     eight
 	VZEROUPPER
 	RET
 
-copy1:
+eightLess:
+	CMPQ R12, $0x04
+	JLT  fourLess
+	LEAQ -16(R10), R12
+
+four:
 	MOVQ SI, AX
 	MOVQ DI, BX
 	MOVQ panels+48(FP), DX
 
-copy1Panel:
+fourPanel:
+	VMOVUPS (AX), X0
+	VMOVUPS (AX)(R12*1), X1
+	VMOVUPS X0, (BX)
+	VMOVUPS X1, (BX)(R12*1)
+	ADDQ    R10, AX
+	ADDQ    R11, BX
+	DECQ    DX
+	JNZ     fourPanel
+	ADDQ    R8, SI
+	ADDQ    R9, DI
+	DECQ    CX
+	JNZ     four
+	VZEROUPPER
+	RET
+
+fourLess:
+one:
+	MOVQ SI, AX
+	MOVQ DI, BX
+	MOVQ panels+48(FP), DX
+
+onePanel:
 	VMASKMOVPS (AX), Y12, Y0
 	VMASKMOVPS Y0, Y12, (BX)
 	ADDQ       R10, AX
 	ADDQ       R11, BX
 	DECQ       DX
-	JNZ        copy1Panel
+	JNZ        onePanel
 	ADDQ       R8, SI
 	ADDQ       R9, DI
 	DECQ       CX
-	JNZ        copy1
+	JNZ        one
 	VZEROUPPER
 	RET
 

@@ -105,7 +105,7 @@ func (p *Product) stripW(m *block, next *walk, r0, r1 int) {
 			n := min(wide, p.n-c0)
 			for i := i0; i < i1; i++ {
 				r, h := panelOf(groups, i)
-				a := m.a[r*p.k:]
+				a := m.a[i*q.stepA(p.k):]
 				then, at := i+1, c0
 				switch {
 				case then < i1:

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -29,16 +31,14 @@ func copyPanels(v isa) {
 	MOVQ(R12, RAX)
 	t := v.newTail(RAX, RDX)
 	t.load(RDX)
-	loop := func(name string, vectors int) {
+	// loop writes a copy by f, from RAX to RBX.
+	loop := func(name string, f func()) {
 		Label(name)
 		MOVQ(RSI, RAX)
 		MOVQ(RDI, RBX)
 		Load(Param("panels"), RDX)
 		Label(name + "Panel")
-		for j := range vectors {
-			t.read(at(RAX, j*v.bytes()), j, v.reg[j])
-			t.write(v.reg[j], j, at(RBX, j*v.bytes()))
-		}
+		f()
 		ADDQ(R10, RAX)
 		ADDQ(R11, RBX)
 		DECQ(RDX)
@@ -50,15 +50,39 @@ func copyPanels(v isa) {
 		VZEROUPPER()
 		RET()
 	}
-	CMPQ(R12, U8(v.lanes))
-	JLE(LabelRef("copy1"))
-	CMPQ(R12, U8(2*v.lanes))
-	JLE(LabelRef("copy2"))
-	if v.lanes == 16 {
-		loop("copy3", 3)
+	masked := func(vectors int) func() {
+		return func() {
+			for j := range vectors {
+				t.read(at(RAX, j*v.bytes()), j, v.reg[j])
+				t.write(v.reg[j], j, at(RBX, j*v.bytes()))
+			}
+		}
 	}
-	loop("copy2", 2)
-	loop("copy1", 1)
+	if v.lanes == 8 { // masks are slow: the last vector overlaps the one before it
+		two := func(name string, lanes int, r ...VecPhysical) {
+			CMPQ(R12, U8(lanes))
+			JLT(LabelRef(name + "Less"))
+			LEAQ(Mem{Base: R10, Disp: -4 * lanes}, R12)
+			loop(name, func() {
+				VMOVUPS(at(RAX, 0), r[0])
+				VMOVUPS(Mem{Base: RAX, Index: R12, Scale: 1}, r[1])
+				VMOVUPS(r[0], at(RBX, 0))
+				VMOVUPS(r[1], Mem{Base: RBX, Index: R12, Scale: 1})
+			})
+			Label(name + "Less")
+		}
+		two("eight", 8, Y0, Y1)
+		two("four", 4, X0, X1)
+		loop("one", masked(1))
+		return
+	}
+	for vectors := 1; vectors < 3; vectors++ {
+		CMPQ(R12, U8(vectors*v.lanes))
+		JLE(LabelRef(fmt.Sprintf("copy%d", vectors)))
+	}
+	for vectors := 3; vectors > 0; vectors-- {
+		loop(fmt.Sprintf("copy%d", vectors), masked(vectors))
+	}
 }
 
 // transposeAVX512 transposes blocks of 16 by 16. Its loads insert 128 bits at
