@@ -185,5 +185,5 @@ func (k *kernel) fold(sums []VecVirtual) wideSum {
 		}
 		sums = sums[:half]
 	}
-	return wideSum{k, sums[0], sums[1]}
+	return wideSum{kernel: k, low: sums[0], high: sums[1]}
 }
