@@ -10,10 +10,9 @@ import (
 func swiglu(s isa) {
 	// It is much to compute for what is read: the processor does not look far
 	// enough ahead to have it come from the third cache in time.
-	const ahead = 4096
-	together := 1 // vectors of which e^x is computed together
+	ahead, together := 4096, 1 // vectors of which e^x is computed together
 	if !s.wide() {
-		together = 4
+		ahead, together = 16384, 4
 	}
 	// each calls body for vectors z of h1, of which d is 1 + e^(-z).
 	each := func(k *kernel, n, h1 Register, others []Register, body func(at func(Register) Mem, z, d, one VecVirtual, masked bool)) {
