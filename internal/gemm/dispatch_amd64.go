@@ -14,9 +14,10 @@ var kernels = map[isa.Set]*kernel{
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 		rank:      rankAVX2,
 		strip:     stripAVX2_6x16,
-		stripRows: 32, stripK: 64,
-		thin:      []thinTile{{6, 8, 2, false, thinAVX2_6x8}, {4, 12, 2, true, thinAVX2_4x12}, {6, 16, 1, false, thinAVX2_6x16}},
-		thinLeast: 3, thinMost: 64,
+		stripRows: 18, stripK: 20, stripCached: 20, stripDepth: 48, apart: true,
+		thin: []thinTile{{8, 4, 2, true, true, streamsAVX2_8x4}, {6, 8, 2, true, true, streamsAVX2_6x8},
+			{4, 12, 2, true, true, streamsAVX2_4x12}, {6, 16, 1, false, true, streamsAVX2_6x16}},
+		thinLeast: 1, thinMost: 64,
 	},
 	isa.AVX512: {
 		tile:    tile{9, 48, gemmAVX512_9x48}, // 12 loads for 27 multiply-adds, 14x32 has 16 for 28: a higher clock
@@ -25,10 +26,10 @@ var kernels = map[isa.Set]*kernel{
 		copy:    copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
 		rank:  rankAVX512,
-		strip: stripAVX512_9x48, stripRows: 24, stripK: 96,
+		strip: stripAVX512_9x48, stripRows: 24, stripK: 96, stripCached: 48, stripDepth: 32,
 		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.
-		thin: []thinTile{{6, 8, 2, false, thinAVX2_6x8}, {8, 16, 2, false, thinAVX512_8x16},
-			{8, 24, 2, true, thinAVX512_8x24}, {14, 32, 1, false, thinAVX512_14x32}, {8, 48, 1, false, thinAVX512_8x48}},
+		thin: []thinTile{{6, 8, 2, false, false, thinAVX2_6x8}, {8, 16, 2, false, false, thinAVX512_8x16},
+			{8, 24, 2, true, false, thinAVX512_8x24}, {14, 32, 1, false, false, thinAVX512_14x32}, {8, 48, 1, false, false, thinAVX512_8x48}},
 		thinLeast: 5, thinMost: 64,
 	},
 }

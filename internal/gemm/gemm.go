@@ -151,12 +151,12 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 			p.dot(c, c1)
 		case strip:
 			if p.packed {
-				p.stripW(mem.block(), &mem.next, r, r1)
+				p.stripW(mem, r, r1)
 			} else {
 				p.stripX(&mem.next, c, c1)
 			}
 		case rank:
-			p.rankTile(&mem.rank, r, r1, c, c1)
+			p.rankTile(mem, r, r1, c, c1)
 		case thin:
 			p.thinTile(mem.thin(), c, c1)
 		}

@@ -30,8 +30,14 @@ type kernel struct {
 
 	// strip multiplies a few rows of A with B where it lies, as is faster for dx
 	// of up to stripRows rows and dW of up to stripK; nil: gemm does.
-	strip             direct
-	stripRows, stripK int
+	strip                          direct
+	stripRows, stripK, stripCached int // the last, where dW is in cache
+	stripDepth                     int // rows of W at a time, at most: they are sums of their own
+
+	// apart: dW copies rows of x a multiple of page apart, and dx of more rows
+	// than the kernel's has W packed, because in a first-level cache of eight
+	// ways few of them find room.
+	apart bool
 
 	thin                []thinTile // by their columns
 	thinLeast, thinMost int        // rows of x that are faster with them

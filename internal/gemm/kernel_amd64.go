@@ -303,7 +303,49 @@ func stripAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int
 //go:noescape
 func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
-// thinAVX2_4x12 multiplies groups of 4 rows of W [, k] with xᵀ [k, 12]:
+// streamsAVX2_8x4 multiplies groups of 8 rows of W [, k] with xᵀ [k, 4]:
+//
+//	for j := range 8 * groups {
+//		for i := range 4 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l/2*2*4+2*i+l%2], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*4+i] = y
+//		}
+//	}
+//
+// It reads W once, in 8 streams: a group is every groups-th row.
+//
+//go:noescape
+func streamsAVX2_8x4(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+
+// streamsAVX2_6x8 multiplies groups of 6 rows of W [, k] with xᵀ [k, 8]:
+//
+//	for j := range 6 * groups {
+//		for i := range 8 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l/2*2*8+2*i+l%2], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*8+i] = y
+//		}
+//	}
+//
+// It reads W once, in 6 streams: a group is every groups-th row.
+//
+//go:noescape
+func streamsAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+
+// streamsAVX2_4x12 multiplies groups of 4 rows of W [, k] with xᵀ [k, 12]:
 //
 //	for j := range 4 * groups {
 //		for i := range 12 {
@@ -319,12 +361,12 @@ func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups
 //		}
 //	}
 //
-// It reads W once and in order, and fetches what lies behind the next group.
+// It reads W once, in 4 streams: a group is every groups-th row.
 //
 //go:noescape
-func thinAVX2_4x12(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+func streamsAVX2_4x12(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
-// thinAVX2_6x16 multiplies groups of 6 rows of W [, k] with xᵀ [k, 16]:
+// streamsAVX2_6x16 multiplies groups of 6 rows of W [, k] with xᵀ [k, 16]:
 //
 //	for j := range 6 * groups {
 //		for i := range 16 {
@@ -340,10 +382,10 @@ func thinAVX2_4x12(yt *float32, xt *float32, w *float32, k int, chunk int, group
 //		}
 //	}
 //
-// It reads W once and in order, and fetches what lies behind the next group.
+// It reads W once, in 6 streams: a group is every groups-th row.
 //
 //go:noescape
-func thinAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+func streamsAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // smallAVX512_6x64 multiplies rows of A with columns of B:
 //

@@ -12,9 +12,10 @@ func (p *Product) rankGrid(cores int) {
 }
 
 // rankTile computes rows r0 to r1 and columns c0 to c1 of C. It keeps rows of A
-// in a, which would escape.
-func (p *Product) rankTile(a *[4 * minK]float64, r0, r1, c0, c1 int) {
-	q := p.kern
+// in m, where they do not escape.
+func (p *Product) rankTile(m *memory, r0, r1, c0, c1 int) {
+	q, a := p.kern, &m.rank
+	b, ldb := p.apart(m, c0, c1)
 	vecs := (c1 - c0) / q.lanes
 	for r, n := r0, 0; r < r1 && vecs > 0; r += n {
 		if n = 4; r1-r < 4 {
@@ -25,7 +26,7 @@ func (p *Product) rankTile(a *[4 * minK]float64, r0, r1, c0, c1 int) {
 				a[l*n+i] = float64(p.a.data[(r+i)*p.a.lane+l*p.a.step])
 			}
 		}
-		q.rank(&p.c[r*p.ldc+c0], &p.b.data[c0], &a[0], p.ldc, p.b.step, p.k, n, vecs, p.add)
+		q.rank(&p.c[r*p.ldc+c0], &b[0], &a[0], p.ldc, ldb, p.k, n, vecs, p.add)
 	}
 	for c := c0 + vecs*q.lanes; c < c1; c += portableMax {
 		p.fewTile(r0, r1, c, min(c1, c+portableMax))

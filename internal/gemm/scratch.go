@@ -9,6 +9,7 @@ type memory struct {
 	t *thinBlock
 
 	rank [4 * minK]float64 // rows of A
+	rows []float32         // of B, for apart
 	next walk
 }
 
@@ -33,6 +34,30 @@ func (m *memory) thin() *thinBlock {
 	return m.t
 }
 
+// shared reports whether the rows of x, of which dW is made, fall on the same
+// set of the first-level cache, and are copied.
+func (p *Product) shared() bool { return p.add && p.kern.apart && p.b.step%page == 0 }
+
+// apart returns the columns c0 to c1 of B and the distance of its rows; copied,
+// if that is better.
+func (p *Product) apart(m *memory, c0, c1 int) (b []float32, ldb int) {
+	b, ldb = p.b.data[c0:], p.b.step
+	if !p.shared() {
+		return b, ldb
+	}
+	m.reserve(p)
+	for l := range p.k {
+		copy(m.rows[l*(p.tn+line):], b[l*ldb:][:c1-c0])
+	}
+	return m.rows, p.tn + line
+}
+
+func (m *memory) reserve(p *Product) {
+	if n := p.k * (p.tn + line); p.shared() && len(m.rows) < n {
+		m.rows = make([]float32, n)
+	}
+}
+
 // Scratch is a free list of the memory that goroutines need while they compute
 // tiles: up to 2 MB for each that does at the same time. The zero Scratch is
 // ready. (A sync.Pool would allocate again now and then.)
@@ -53,8 +78,13 @@ func (s *Scratch) Reserve(n int, p *Product) {
 	}
 	for _, m := range s.free {
 		switch p.how {
-		case blocked, strip:
+		case blocked:
 			m.block().reserve(p)
+		case strip:
+			m.block().reserve(p)
+			m.reserve(p)
+		case rank:
+			m.reserve(p)
 		case portable:
 			m.portable()
 		case thin:

@@ -8,8 +8,7 @@ import "unsafe"
 // where it lies.
 
 const (
-	stripK    = 32        // rows of W at a time, at most: they are sums of their own
-	stripB    = 32 << 10  // floats of those rows, at most, but for very long ones
+	stripB    = 32 << 10  // floats of the rows of W at a time, at most, but for very long ones
 	stripC    = 512 << 10 // floats of dW, of which fewer are in cache
 	stripL1   = 12 << 10  // floats of x that stay in the first-level cache with rows of dW
 	stripCols = 192       // columns at a time, of which W stays in the first-level cache for all rows of dx
@@ -22,20 +21,22 @@ func (p *Product) strips() bool {
 		return false
 	}
 	if p.a.step == 1 {
+		if q.apart && p.n%page == 0 {
+			return p.m <= q.rows
+		}
 		return p.m <= q.stripRows
 	}
-	most := q.stripK
 	if p.m*p.n < stripC {
-		most /= 2
+		return p.k <= q.stripCached
 	}
-	return p.k <= most
+	return p.k <= q.stripK
 }
 
 // stripGrid gives each core some columns of dx, or some rows of dW.
 func (p *Product) stripGrid(cores int) {
 	q, two := p.kern, ceil(p.k, 2)
 	if p.a.step == 1 {
-		p.kb = even(p.k, min(stripK, max(stripB/max(p.n, 1), 8), two), 1)
+		p.kb = even(p.k, min(q.stripDepth, max(stripB/max(p.n, 1), 8), two), 1)
 		p.tm, p.tn = max(p.m, 1), even(p.n, ceil(p.n, cores), q.cols)
 		return
 	}
@@ -89,9 +90,10 @@ func (p *Product) stripX(next *walk, c0, c1 int) {
 
 // stripW computes rows r0 to r1 of dW, row by row or, so that a part of x stays
 // in cache, block by block. What comes next is fetched meanwhile.
-func (p *Product) stripW(m *block, next *walk, r0, r1 int) {
-	q := p.kern
+func (p *Product) stripW(mem *memory, r0, r1 int) {
+	q, m, next := p.kern, mem.block(), &mem.next
 	m.reserve(p)
+	b, ldb := p.apart(mem, 0, p.n)
 	groups := panels(r1-r0, q.rows)
 	p.copyA(m, r0, 0, p.k, groups)
 	count := groups[0].n + groups[1].n
@@ -117,7 +119,7 @@ func (p *Product) stripW(m *block, next *walk, r0, r1 int) {
 				to, _ := panelOf(groups, then)
 				next.begin(&p.c[0], (r0+to)*p.n+at, n, p.n, ceil(n, q.cols))
 				for k0 := 0; k0 < p.k; k0 += p.chunk {
-					q.strip(&p.c[(r0+r)*p.n+c0], &a[k0*h], &p.b.data[k0*p.n+c0], p.n, 1, h, p.n,
+					q.strip(&p.c[(r0+r)*p.n+c0], &a[k0*h], &b[k0*ldb+c0], p.n, 1, h, ldb,
 						min(p.chunk, p.k-k0), h, n, p.add || k0 > 0, &next.at)
 				}
 			}

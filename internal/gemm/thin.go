@@ -14,6 +14,7 @@ type thinTile struct {
 	rows, cols int
 	sums       int  // in which the products of an element are summed
 	pairs      bool // are they of even and odd k, side by side in xᵀ?
+	streams    bool // are the rows of a group as far apart as there are groups?
 	thin       func(yt, xt, w *float32, k, chunk, groups int)
 }
 
@@ -21,6 +22,7 @@ const (
 	thinX = 192 << 10 // floats of x, which stays in the second-level cache
 	thinY = 16 << 10  // floats of yᵀ in a tile, at most
 	thinW = 128 << 10 // floats of W in a tile, at most, if it is read again for more rows of x
+	page  = 1 << 10   // floats that far apart are on the same set of the first-level cache
 )
 
 // thinBlock is the memory of the tiles of one goroutine.
@@ -46,7 +48,7 @@ func (m *thinBlock) reserve(p *Product) {
 
 // thinFor returns the kernel for x [m, k], W [n, k], or nil.
 func (q *kernel) thinFor(m, n, k int) *thinTile {
-	if len(q.thin) == 0 || m < q.thinLeast || m > q.thinMost || m*k > thinX {
+	if len(q.thin) == 0 || m < q.thinLeast || m > q.thinMost || m*k > thinX || m <= 1 && k%page == 0 {
 		return nil
 	}
 	each := ceil(m, ceil(m, q.thin[len(q.thin)-1].cols))
@@ -90,7 +92,15 @@ func (p *Product) thinTile(m *thinBlock, c0, c1 int) {
 		if rest > 0 { // the first rows, in a group with some of the next
 			t.thin(&m.y[0], x, &w[0], k, p.chunk, 1)
 		}
-		t.thin(&m.y[rest*t.cols], x, &w[rest*k], k, p.chunk, groups)
+		for g := 0; g < groups; {
+			n := groups - g
+			if t.streams && k%page != 0 {
+				n -= (n + 1) % 2 // an odd number: fewer of the streams are on the same set
+			}
+			at := rest + g*t.rows
+			t.thin(&m.y[at*t.cols], x, &w[at*k], k, p.chunk, n)
+			g += n
+		}
 		m.unpack(p.c[r*p.ldc+c0:], m.y[(c0-from)*t.cols:], p.ldc, t.cols, min(t.cols, p.m-r), c1-c0, q)
 	}
 }

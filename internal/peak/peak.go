@@ -8,6 +8,7 @@ package peak
 
 import (
 	"math"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"strconv"
@@ -57,7 +58,8 @@ func Kernel(threads int) float64 {
 }
 
 // Streams holds the memory that Read and Update go through, allocated once. It
-// should be larger than the caches.
+// should be larger than the caches. It is full of random numbers: zeros are
+// read 1.15 and updated 1.2 times as fast on an EPYC of Zen 3.
 type Streams struct{ p, g, m, v []float32 }
 
 // StreamBytes returns the size of Streams that suits the machine: twice its
@@ -68,7 +70,16 @@ func StreamBytes() int { return min(max(2*lastCache(), 256<<20), 1<<30) }
 func NewStreams(bytes int) *Streams {
 	n := max(bytes/16/blockFloats, 1) * blockFloats
 	s := &Streams{mem.Stream(n), mem.Stream(n), mem.Stream(n), mem.Stream(n)}
-	s.Update(runtime.NumCPU()) // the first touch
+	r := rand.New(rand.NewPCG(1, 2))
+	var block [4096]float32 // over and over: drawing takes time
+	for _, a := range [...][]float32{s.p, s.g, s.m, s.v} {
+		for i := range block {
+			block[i] = r.Float32() - 0.5
+		}
+		for at := 0; at < n; {
+			at += copy(a[at:], block[:])
+		}
+	}
 	return s
 }
 

@@ -23,9 +23,9 @@ type tile struct{ rows, vecs int }
 var (
 	avx512 = isa{"AVX512", []VecPhysical{Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z15,
 		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}, 16, tile{9, 3},
-		[]thinTile{{8, 1, 2, 16, false}, {8, 3, 1, 8, true}, {14, 2, 1, 8, false}, {8, 3, 1, 8, false}}}
+		[]thinTile{{8, 1, 2, 16, false, false}, {8, 3, 1, 8, true, false}, {14, 2, 1, 8, false, false}, {8, 3, 1, 8, false, false}}}
 	avx2 = isa{"AVX2", []VecPhysical{Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7, Y8, Y9, Y10, Y11, Y12, Y13, Y14, Y15}, 8, tile{6, 2},
-		[]thinTile{{6, 1, 2, 8, false}, {4, 3, 1, 8, true}, {6, 2, 1, 8, false}}}
+		[]thinTile{{6, 1, 2, 8, false, false}, {8, 1, 1, 16, true, true}, {6, 2, 1, 16, true, true}, {4, 3, 1, 16, true, true}, {6, 2, 1, 16, false, true}}}
 )
 
 func main() {

@@ -14,6 +14,7 @@ import (
 type thinTile struct {
 	rows, vecs, sums, unroll int
 	pairs                    bool
+	streams                  bool // are the rows of a group as far apart as there are groups?
 }
 
 // thin writes the kernel for x of few rows: W, where it lies and in order,
@@ -24,6 +25,7 @@ func thin(v isa, t thinTile) {
 		line  = 64
 		page  = 4096
 		extra = 16 << 10
+		near  = 512
 	)
 	cols := t.vecs * v.lanes
 	per, sums, xt := 1, t.sums, "xt[l*%d+i]"
@@ -31,7 +33,12 @@ func thin(v isa, t thinTile) {
 		per, sums, cols, xt = 2, 2, cols/2, "xt[l/2*2*%d+2*i+l%%2]"
 	}
 	xt = fmt.Sprintf(xt, cols)
-	name := fmt.Sprintf("thin%s_%dx%d", v.name, t.rows, cols)
+	kind, order := "thin", "It reads W once and in order, and fetches what lies behind the next group."
+	if t.streams {
+		kind = "streams"
+		order = fmt.Sprintf("It reads W once, in %d streams: a group is every groups-th row.", t.rows)
+	}
+	name := fmt.Sprintf("%s%s_%dx%d", kind, v.name, t.rows, cols)
 	TEXT(name, NOSPLIT, "func(yt, xt, w *float32, k, chunk, groups int)")
 	Pragma("noescape")
 	decl, sum, last := "var s float32", "s", "s"
@@ -52,9 +59,11 @@ func thin(v isa, t thinTile) {
 		fmt.Sprintf("\t\t\tyt[j*%d+i] = y", cols),
 		"\t\t}",
 		"\t}", "",
-		"It reads W once and in order, and fetches what lies behind the next group.")
+		order)
 	var (
-		g                   = grid{[]GPPhysical{RDI, R8, R9, RAX, R15}[:ceil(t.rows, perBase)], R11, R12}
+		bases               = ceil(t.rows, perBase)
+		g                   = grid{[]GPPhysical{RDI, R8, R9, RAX, R15}[:bases], R11, R12}
+		gt                  = grid{[]GPPhysical{R10, R14}[:min(bases, 2)], RAX, R15} // of yᵀ, for streams
 		x, left, count, pre = RSI, RDX, RCX, R10
 		w, yt               = R13, RBX
 		groups, fresh       = AllocLocal(8), AllocLocal(8)
@@ -68,15 +77,26 @@ func thin(v isa, t thinTile) {
 	MOVQ(RAX, groups)
 	loadBytes("k", g.ld)
 	LEAQ(Mem{Base: g.ld, Index: g.ld, Scale: 2}, g.ld3)
-	// The next group is prefetched, a line of each of some pages in turn: the
-	// processor's own prefetchers begin anew in every page.
 	pages := t.rows * unroll * 4 / line
-	MOVQ(w, pre)
-	for range t.rows {
-		ADDQ(g.ld, pre)
+	if t.streams {
+		// Each stream goes on in the next group, so that the processor's own
+		// prefetchers need not begin anew.
+		IMULQ(groups, g.ld)
+		LEAQ(Mem{Base: g.ld, Index: g.ld, Scale: 2}, g.ld3)
+		MOVQ(w, g.base[0])
+		g.spread()
+		IMUL3Q(U32(uint32(4*cols)), RAX, gt.ld)
+		LEAQ(Mem{Base: gt.ld, Index: gt.ld, Scale: 2}, gt.ld3)
+	} else {
+		// The next group is prefetched, a line of each of some pages in turn: the
+		// processor's own prefetchers begin anew in every page.
+		MOVQ(w, pre)
+		for range t.rows {
+			ADDQ(g.ld, pre)
+		}
+		ADDQ(U32(extra), pre)
+		ANDQ(I32(-page), pre)
 	}
-	ADDQ(U32(extra), pre)
-	ANDQ(I32(-page), pre)
 
 	turn := 0
 	// step is one of k, s behind x, into the sum lane. The lines to fetch are
@@ -97,7 +117,11 @@ func thin(v isa, t thinTile) {
 			}
 		}
 		for i := range t.rows {
-			if n := s*t.rows + per*i; fetch && n%(line/4) == 0 {
+			switch n := s*t.rows + per*i; {
+			case !fetch:
+			case t.streams && s == i*unroll/t.rows/per*per:
+				PREFETCHT0(g.row(i, near))
+			case !t.streams && n%(line/4) == 0:
 				PREFETCHT1(at(pre, page*(n/(line/4))))
 			}
 			m := g.row(i, 4*s)
@@ -128,8 +152,10 @@ func thin(v isa, t thinTile) {
 	}
 
 	Label("group")
-	MOVQ(w, g.base[0])
-	g.spread()
+	if !t.streams {
+		MOVQ(w, g.base[0])
+		g.spread()
+	}
 	Load(Param("xt"), x)
 	Load(Param("k"), left)
 	MOVQ(U32(1), fresh)
@@ -147,11 +173,13 @@ func thin(v isa, t thinTile) {
 	for s := 0; s < unroll; s += per {
 		step(s, s%t.sums, true)
 	}
-	ADDQ(U32(line), pre)
-	TESTQ(U32(page-1), pre)
-	JNZ(LabelRef("inPage"))
-	ADDQ(U32((pages-1)*page), pre)
-	Label("inPage")
+	if !t.streams {
+		ADDQ(U32(line), pre)
+		TESTQ(U32(page-1), pre)
+		JNZ(LabelRef("inPage"))
+		ADDQ(U32((pages-1)*page), pre)
+		Label("inPage")
+	}
 	advance(unroll)
 	SUBQ(Imm(uint64(unroll)), count)
 	JGE(LabelRef("k"))
@@ -177,10 +205,17 @@ func thin(v isa, t thinTile) {
 	DECQ(count)
 	JNZ(LabelRef("one"))
 	Label("sum")
+	if t.streams {
+		MOVQ(yt, gt.base[0])
+		gt.spread()
+	}
 	each := func(f func(m Mem, r Register)) {
 		for i := range t.rows {
 			for j := 0; j < t.vecs; j += per {
 				m := at(yt, 4*(i*cols+j/per*v.lanes))
+				if t.streams {
+					m = gt.row(i, 4*(j/per*v.lanes))
+				}
 				switch r := acc(i, j, 0); {
 				case j+per <= t.vecs:
 					f(m, r)
@@ -228,14 +263,18 @@ func thin(v isa, t thinTile) {
 	MOVQ(U32(0), fresh)
 	TESTQ(left, left)
 	JNZ(LabelRef("chunk"))
-	ADDQ(I32(t.rows*cols*4), yt)
-	for n := t.rows; n > 0; {
-		s := 1
-		for 2*s <= min(n, 8) {
-			s *= 2
+	if t.streams {
+		ADDQ(I32(cols*4), yt)
+	} else {
+		ADDQ(I32(t.rows*cols*4), yt)
+		for n := t.rows; n > 0; {
+			s := 1
+			for 2*s <= min(n, 8) {
+				s *= 2
+			}
+			LEAQ(Mem{Base: w, Index: g.ld, Scale: uint8(s)}, w)
+			n -= s
 		}
-		LEAQ(Mem{Base: w, Index: g.ld, Scale: uint8(s)}, w)
-		n -= s
 	}
 	DECQ(groups)
 	JNZ(LabelRef("group"))
