@@ -7,7 +7,7 @@ import "github.com/chainrule-go/chainrule/internal/isa"
 var kernels = map[isa.Set]*kernel{
 	isa.AVX2: {
 		tile:    tile{6, 16, gemmAVX2_6x16},
-		small:   small{6, 16, tile{6, 16, gemmAVX2_6x16}.mul},
+		small:   small{6, 16, smallAVX2_6x16},
 		packedA: 8 << 10, // almost all: measured with half a megabyte of second-level cache
 		gap:     line,    // 6·256 floats are 96 lines, of 64 sets
 		copy:    copyAVX2, transpose: transposeAVX2, lanes: 8,

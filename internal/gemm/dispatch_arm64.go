@@ -23,6 +23,18 @@ const neonCols = 24
 
 const panelStep = neonCols
 
+// mul is the kernel of Panels made of that of products: ldb is t.cols,
+// and nothing is fetched.
+func (t tile) mul(c, a, b *float32, ldc, lda, ka, _, k, rows, cols int, add bool, _ *uintptr) {
+	r := 0
+	for _, g := range panels(rows, t.rows) {
+		if g.n > 0 {
+			t.gemm(offset(c, r*ldc), offset(a, r*lda), b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n, cols, add, nil, 0, &nothing.base)
+		}
+		r += g.n * g.rows
+	}
+}
+
 // gemmNEON has what gemmNEON_4x24 has not: fewer columns, by a copy of them,
 // and the packing of B. It leaves fetching to the processor.
 func gemmNEON(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
@@ -56,3 +68,8 @@ func copyNEON(dst, src *float32, lds, k, cols, ldd, panels, step int) {
 }
 
 func dotNEON(y, x, w *float32, _, k, _, groups int) { dotNEON_1x4(y, x, w, k, groups) }
+
+// offset returns a pointer n elements behind p.
+func offset(p *float32, n int) *float32 {
+	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n))
+}

@@ -1,10 +1,6 @@
 package gemm
 
-import (
-	"unsafe"
-
-	"github.com/chainrule-go/chainrule/internal/isa"
-)
+import "github.com/chainrule-go/chainrule/internal/isa"
 
 // kernel is the assembly of an instruction set. The Go loops that its
 // functions stand for are in the comments of kernel_amd64.go.
@@ -104,8 +100,3 @@ func (q *kernel) columns(e *edge, dst []float32, ldd int, src []float32, lds, ro
 
 // best is the kernel that products are made for, or nil.
 var best = kernels[isa.Best]
-
-// offset returns a pointer n elements behind p.
-func offset(p *float32, n int) *float32 {
-	return (*float32)(unsafe.Add(unsafe.Pointer(p), 4*n))
-}

@@ -409,6 +409,28 @@ func streamsAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, gr
 //go:noescape
 func smallAVX512_6x64(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)
 
+// smallAVX2_6x16 multiplies rows of A with columns of B:
+//
+//	for i := range rows { // ≥ 1
+//		for j := range cols { // 1 to 16
+//			var sum float32
+//			for l := range k {
+//				sum = fma(a[i*lda+l*ka], b[l*ldb+j], sum)
+//			}
+//			if add {
+//				sum += c[i*ldc+j]
+//			}
+//			c[i*ldc+j] = sum
+//		}
+//	}
+//
+// It reads whole vectors of b. For every six rows or fewer it fetches some lines
+// of next, a Fetch, one in two steps of k: more at once would keep those waiting
+// that it works on.
+//
+//go:noescape
+func smallAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)
+
 // transposeAVX512 packs 16 rows as columns:
 //
 //	for l := range k { // a multiple of 4

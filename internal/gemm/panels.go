@@ -159,18 +159,6 @@ func (p *Panels) mul(q *kernel, c []float32, ldc int, a []float32, lda, ka int, 
 	}
 }
 
-// mul is the kernel of Panels made of that of products: ldb is t.cols,
-// and nothing is fetched.
-func (t tile) mul(c, a, b *float32, ldc, lda, ka, _, k, rows, cols int, add bool, _ *uintptr) {
-	r := 0
-	for _, g := range panels(rows, t.rows) {
-		if g.n > 0 {
-			t.gemm(offset(c, r*ldc), offset(a, r*lda), b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n, cols, add, nil, 0, &nothing.base)
-		}
-		r += g.n * g.rows
-	}
-}
-
 const portablePanel, portableRows = 4, 2
 
 // portable is mul in Go: two rows by a panel at a time.

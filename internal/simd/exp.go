@@ -56,8 +56,9 @@ func goExp(y, x []float32, scale, m float32) (sum float64) {
 	return sum
 }
 
-// SumExpSub returns Σ exp(x[i] - m), the bits that ExpSub returns, and writes
-// nothing.
+// SumExpSub returns Σ exp(x[i] - m) and writes nothing: the bits that ExpSub
+// returns, but that a kernel may take a term for 0 that is not a normal number,
+// and for infinite from 2^127.5 on. So may those of the softmax and of SwiGLU.
 func SumExpSub(x []float32, m float32) float64 { return kernelSumExp(x, m) }
 
 func goSumExp(x []float32, m float32) (sum float64) {

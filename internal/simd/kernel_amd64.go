@@ -60,7 +60,12 @@ func kernelSumSquares(x []float32) float64 {
 	case isa.AVX512:
 		return sumSquaresAVX512(ptr(x), len(x))
 	case isa.AVX2:
-		return sumSquaresAVX2(ptr(x), len(x))
+		sum, part := 0.0, 0
+		if len(x) >= 4096 {
+			part = len(x) / 8 &^ 15
+			sum = sumSquaresApartAVX2(ptr(x), part)
+		}
+		return sum + sumSquaresAVX2(ptr(x[8*part:]), len(x)-8*part)
 	default:
 		return goSumSquares(x)
 	}

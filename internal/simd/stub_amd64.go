@@ -39,6 +39,13 @@ func maxAVX2(x *float32, n int) (m float32)
 //go:noescape
 func sumSquaresAVX2(x *float32, n int) (sum float64)
 
+// sumSquaresApartAVX2 is
+//
+//	for i := range 8*n { sum += float64(x[i]) * float64(x[i]) }, n > 0 a multiple of 16: eight parts side by side
+//
+//go:noescape
+func sumSquaresApartAVX2(x *float32, n int) (sum float64)
+
 // dotAVX2 is
 //
 //	for i := range n { sum += float64(x[i] * y[i]) }

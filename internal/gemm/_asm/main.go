@@ -42,7 +42,8 @@ func main() {
 			thin(v, t)
 		}
 	}
-	small()
+	small(avx512)
+	small(avx2)
 	transposeAVX512()
 	transposeAVX2()
 	Generate()

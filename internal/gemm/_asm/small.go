@@ -8,11 +8,14 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// small writes the kernel of Panels: tiles of rows by up to four vectors, all
-// rows of A in one call.
-func small() {
-	const rows, most = 6, 4
-	v := avx512
+// small writes the kernel of Panels: tiles of six rows by up to four vectors, or
+// by two in AVX2, all rows of A in one call.
+func small(v isa) {
+	const rows = 6
+	most, least := 4, 1 // vectors of B
+	if v.lanes == 8 {
+		most, least = 2, 2
+	}
 	name := fmt.Sprintf("small%s_%dx%d", v.name, rows, most*v.lanes)
 	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add bool, next *uintptr)")
 	Pragma("noescape")
@@ -36,7 +39,8 @@ func small() {
 		c3, a0, a3        = R14, RAX, RBX
 		b, count          = RDX, RCX
 		pairs             = R12 // of steps that fetch a line
-		ai                = v.reg[28:]
+		bj                = v.reg[most*rows : most*rows+most]
+		ai                = v.reg[most*rows+most:]
 	)
 	Load(Param("c"), c)
 	Load(Param("a"), a)
@@ -45,19 +49,23 @@ func small() {
 	loadBytes("ka", ka)
 	loadBytes("ldb", ldb)
 	Load(Param("rows"), left)
-	// K1 is the lanes of the last vector.
 	Load(Param("cols"), RCX)
-	LEAQ(Mem{Base: RCX, Disp: -1}, RDX)
-	ANDQ(Imm(15), RDX)
-	INCQ(RDX)
-	MOVQ(I32(-1), RAX)
-	BZHIQ(RDX, RAX, RAX)
-	KMOVW(EAX, K1)
-	for vecs := 1; vecs < most; vecs++ {
+	var t tail
+	if v.lanes == 8 {
+		t = v.newTail(RCX, RAX)
+	} else { // K1 is the lanes of the last vector
+		LEAQ(Mem{Base: RCX, Disp: -1}, RDX)
+		ANDQ(Imm(15), RDX)
+		INCQ(RDX)
+		MOVQ(I32(-1), RAX)
+		BZHIQ(RDX, RAX, RAX)
+		KMOVW(EAX, K1)
+	}
+	for vecs := least; vecs < most; vecs++ {
 		CMPQ(RCX, U8(vecs*v.lanes))
 		JLE(LabelRef(fmt.Sprintf("by%d", vecs)))
 	}
-	for vecs := most; vecs > 0; vecs-- {
+	for vecs := most; vecs >= least; vecs-- {
 		next := func(last int) { // the rows that are left, last at a time before
 			for r := last; r > 0; r-- {
 				CMPQ(left, U8(r))
@@ -74,7 +82,7 @@ func small() {
 		for r := rows; r > 0; r-- {
 			l := func(s string) string { return fmt.Sprintf("%s%dx%d", s, r, vecs) }
 			ref := func(s string) LabelRef { return LabelRef(l(s)) }
-			acc := func(i, j int) Register { return v.reg[most*i+j] }
+			acc := func(i, j int) VecPhysical { return v.reg[most*i+j] }
 			row := func(lo, hi Register, ld Register, i, j int) Mem {
 				m := Mem{Base: lo, Disp: j * v.bytes()}
 				if i >= half {
@@ -88,7 +96,7 @@ func small() {
 			Label(l("rows"))
 			for i := range r {
 				for j := range vecs {
-					VPXORD(acc(i, j), acc(i, j), acc(i, j))
+					v.zero(acc(i, j))
 				}
 			}
 			MOVQ(a, a0)
@@ -97,13 +105,13 @@ func small() {
 			Load(Param("b"), b)
 			step := func() {
 				for j := range vecs {
-					VMOVUPS(at(b, j*v.bytes()), v.reg[24+j])
+					VMOVUPS(at(b, j*v.bytes()), bj[j])
 				}
 				for i := range r {
 					x := ai[i%len(ai)]
 					VBROADCASTSS(row(a0, a3, lda, i, 0), x)
 					for j := range vecs {
-						VFMADD231PS(v.reg[24+j], x, acc(i, j))
+						VFMADD231PS(bj[j], x, acc(i, j))
 					}
 				}
 				ADDQ(ka, a0)
@@ -164,28 +172,49 @@ func small() {
 			Label(l("summed"))
 			LEAQ(Mem{Base: c, Index: ldc, Scale: 2}, c3)
 			ADDQ(ldc, c3)
-			CMPB(param("add"), Imm(0))
-			JEQ(ref("store"))
-			for i := range r {
-				for j := range vecs {
-					m := row(c, c3, ldc, i, j)
-					if j == vecs-1 {
-						VADDPS(m, acc(i, j), K1, acc(i, j))
-					} else {
-						VADDPS(m, acc(i, j), acc(i, j))
+			each := func(f func(m Mem, r VecPhysical, j int)) {
+				for i := range r {
+					for j := range vecs {
+						f(row(c, c3, ldc, i, j), acc(i, j), j)
 					}
 				}
 			}
-			Label(l("store"))
-			for i := range r {
-				for j := range vecs {
-					m := row(c, c3, ldc, i, j)
-					if j == vecs-1 {
-						VMOVUPS(acc(i, j), K1, m)
-					} else {
-						VMOVUPS(acc(i, j), m)
-					}
+			if v.lanes == 8 {
+				Load(Param("cols"), count)
+				CMPQ(count, U8(most*v.lanes))
+				JNE(ref("tail"))
+			}
+			last := func(j int) bool { return v.lanes == 16 && j == vecs-1 }
+			CMPB(param("add"), Imm(0))
+			JEQ(ref("store"))
+			each(func(m Mem, r VecPhysical, j int) {
+				if last(j) {
+					VADDPS(m, r, K1, r)
+				} else {
+					VADDPS(m, r, r)
 				}
+			})
+			Label(l("store"))
+			each(func(m Mem, r VecPhysical, j int) {
+				if last(j) {
+					VMOVUPS(r, K1, m)
+				} else {
+					VMOVUPS(r, m)
+				}
+			})
+			if v.lanes == 8 {
+				JMP(ref("stored"))
+				Label(l("tail"))
+				t.load(count)
+				CMPB(param("add"), Imm(0))
+				JEQ(ref("storeTail"))
+				each(func(m Mem, r VecPhysical, j int) {
+					t.read(m, j, ai[0])
+					VADDPS(ai[0], r, r)
+				})
+				Label(l("storeTail"))
+				each(func(m Mem, r VecPhysical, j int) { t.write(r, j, m) })
+				Label(l("stored"))
 			}
 			if r < rows {
 				JMP(LabelRef("done"))

@@ -15,6 +15,17 @@ type expCode struct {
 	poly                                    []Op // highest degree first
 	bias                                    Mem  // AVX2
 	small                                   bool // no x is above 89
+	normal                                  bool // AVX2: e^x is 0 below, and infinite above what has the exponent of a normal number
+}
+
+// normals is e where nothing depends on the very small and the very large, so
+// that in AVX2 one factor 2^n is enough.
+func (e expCode) normals() expCode {
+	if !e.wide() {
+		e.normal = true
+		e.least, e.round = constantMem(-88), constantMem(3<<22+127)
+	}
+	return e
 }
 
 func (k *kernel) exp() expCode { return k.expWith(k.constant) }
@@ -47,9 +58,7 @@ func (k *kernel) expWith(constant func(float32) Op) expCode {
 // look far enough ahead to find as many for itself.
 func (e expCode) of(x ...VecVirtual) {
 	if !e.wide() {
-		for _, x := range x {
-			e.avx2(x)
-		}
+		e.avx2(x)
 		return
 	}
 	n, p := make([]VecVirtual, len(x)), make([]VecVirtual, len(x))
@@ -92,37 +101,60 @@ func (e expCode) of(x ...VecVirtual) {
 	each(func(i int) { VSCALEFPS(n[i], p[i], x[i]) })
 }
 
-// avx2 is of for one vector, in AVX2.
-func (e expCode) avx2(x VecVirtual) {
-	limit := func(op func(...Op), by Op) {
+// avx2 is of in AVX2, for up to four vectors: of sixteen registers it leaves
+// three.
+func (e expCode) avx2(x []VecVirtual) {
+	each := func(f func(i int)) {
+		for i := range x {
+			f(i)
+		}
+	}
+	load := func(c Op) VecVirtual {
 		v := e.vec()
-		VMOVUPS(by, v)
-		op(x, v, x)
+		VMOVUPS(c, v)
+		return v
 	}
-	limit(VMAXPS, e.least)
-	limit(VMINPS, e.most)
-	n := e.vec()
-	VMULPS(e.log2e, x, n)
-	VROUNDPS(Imm(0), n, n)
-	VFNMADD231PS(e.ln2hi, n, x)
-	VFNMADD231PS(e.ln2lo, n, x)
-	p := e.vec()
-	VMOVAPS(e.poly[0], p)
-	for _, c := range e.poly[1:] {
-		VFMADD213PS(c, x, p)
+	least := load(e.least)
+	each(func(i int) { VMAXPS(x[i], least, x[i]) })
+	if !e.small {
+		most := load(e.most)
+		each(func(i int) { VMINPS(x[i], most, x[i]) })
 	}
-	VFMADD213PS(e.poly[len(e.poly)-1], x, p) // 1 again
+	n, p, scale := make([]VecVirtual, len(x)), make([]VecVirtual, len(x)), make([]VecVirtual, len(x))
+	log2e, round := load(e.log2e), load(e.round)
+	each(func(i int) { n[i] = e.vec(); VMOVAPS(log2e, n[i]); VFMADD213PS(round, x[i], n[i]) })
+	if e.normal { // the exponent is the last bits of the sum
+		each(func(i int) { scale[i] = e.vec(); VPSLLD(Imm(23), n[i], scale[i]) })
+	}
+	each(func(i int) { VSUBPS(round, n[i], n[i]) })
+	for _, c := range []Op{e.ln2hi, e.ln2lo} {
+		c := load(c)
+		each(func(i int) { VFNMADD231PS(c, n[i], x[i]) })
+	}
+	first := load(e.poly[0])
+	each(func(i int) { p[i] = e.vec(); VMOVAPS(first, p[i]) })
+	for _, c := range append(e.poly[1:len(e.poly):len(e.poly)], e.poly[len(e.poly)-1]) { // 1 twice
+		c := load(c)
+		each(func(i int) { VFMADD213PS(c, x[i], p[i]) })
+	}
+	if e.normal {
+		each(func(i int) { VMULPS(scale[i], p[i], x[i]) })
+		return
+	}
 	// 2^n in two factors: n reaches 128 and -150, beyond one float32's exponent
-	VCVTPS2DQ(n, n)
-	h := e.vec()
-	VPSRAD(Imm(1), n, h)
-	VPSUBD(h, n, n)
-	for _, part := range []VecVirtual{h, n} {
-		VPADDD(e.bias, part, part)
-		VPSLLD(Imm(23), part, part)
-		VMULPS(part, p, p)
+	each(func(i int) { VCVTPS2DQ(n[i], n[i]) })
+	each(func(i int) {
+		VPSRAD(Imm(1), n[i], x[i])
+		VPSUBD(x[i], n[i], n[i])
+	})
+	for _, part := range [][]VecVirtual{x, n} {
+		each(func(i int) {
+			VPADDD(e.bias, part[i], part[i])
+			VPSLLD(Imm(23), part[i], part[i])
+		})
 	}
-	VMOVAPS(p, x)
+	each(func(i int) { VMULPS(p[i], x[i], x[i]) })
+	each(func(i int) { VMULPS(n[i], x[i], x[i]) })
 }
 
 // sumInFours adds vectors to a wideSum, four at a time.
@@ -142,7 +174,7 @@ func sumInFours(sum wideSum, v []VecVirtual) {
 }
 
 // scaled sets n elements y to e^(x·scale − m), and adds them to sum.
-func (e expCode) scaled(y, x, n Register, scale, m VecVirtual, sum wideSum) {
+func (e expCode) scaled(y, x, n Register, scale, m source, sum wideSum) {
 	many := 4
 	if e.wide() {
 		many = 8
@@ -157,13 +189,14 @@ func (e expCode) scaled(y, x, n Register, scale, m VecVirtual, sum wideSum) {
 }
 
 // terms returns count vectors e^(x·scale − m), 0 in the lanes that are masked.
-func (e expCode) terms(x func(i int) Mem, count int, masked bool, scale, m VecVirtual) []VecVirtual {
+func (e expCode) terms(x func(i int) Mem, count int, masked bool, scale, m source) []VecVirtual {
 	v := make([]VecVirtual, count)
 	for i := range v {
 		v[i] = e.load(x(i), masked)
 	}
+	by, less := scale(), m()
 	for _, v := range v {
-		VFMSUB213PS(m, scale, v)
+		VFMSUB213PS(less, by, v)
 	}
 	e.of(v...)
 	for _, v := range v {
@@ -178,7 +211,7 @@ func exp(s isa) {
 		k := function(s, "exp", "func(y, x *float32, n int, scale, m float32) (sum float64)",
 			"for i := range n { y[i] = exp(x[i]*scale - m); sum += float64(y[i]) }")
 		y, x, n := pointer("y"), pointer("x"), pointer("n")
-		scale, m := k.argument("scale"), k.argument("m")
+		scale, m := k.source("scale"), k.source("m")
 		sum := k.wideSum()
 		k.expOfMany().scaled(y, x, n, scale, m, sum)
 		sum.ret()
@@ -187,10 +220,11 @@ func exp(s isa) {
 		k := function(s, "sumExp", "func(x *float32, n int, m float32) (sum float64)",
 			"for i := range n { sum += float64(exp(x[i] - m)) }")
 		x, n := pointer("x"), pointer("n")
-		m := k.argument("m")
-		e, sum := k.exp(), k.wideSum()
+		m := k.source("m")
+		e, sum := k.exp().normals(), k.wideSum()
 		k.walk(n, 4, func(at func(Register, int) Mem, count int, masked bool) {
 			var v []VecVirtual
+			m := m()
 			for i := range count {
 				prefetch(PREFETCHT1, at, x, i, 16384) // of the next block
 				v = append(v, k.load(at(x, i), masked))
@@ -208,16 +242,22 @@ func exp(s isa) {
 		k := function(s, "scaledExp", "func(y, x *float32, n int, m, a float32) (sum float64)",
 			"for i := range n { y[i] = a * exp(x[i] - m); sum += float64(y[i]) }")
 		y, x, n := pointer("y"), pointer("x"), pointer("n")
-		m, a := k.argument("m"), k.argument("a")
+		m, a := k.source("m"), k.source("a")
 		e, sum := k.exp(), k.wideSum()
-		k.walk(n, 2, func(at func(Register, int) Mem, count int, masked bool) {
+		many := 4
+		if k.wide() {
+			many = 2
+		}
+		k.walk(n, many, func(at func(Register, int) Mem, count int, masked bool) {
 			var v []VecVirtual
+			m := m()
 			for i := range count {
 				prefetch(PREFETCHT0, at, x, i, 2048)
 				v = append(v, k.load(at(x, i), masked))
 				VSUBPS(m, v[i], v[i])
 			}
 			e.of(v...)
+			a := a()
 			for i := range count {
 				VMULPS(a, v[i], v[i])
 			}

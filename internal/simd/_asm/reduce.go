@@ -36,6 +36,34 @@ func reductions(s isa) {
 		})
 		k.fold(sums[:]).ret()
 	}
+	if !s.wide() {
+		// A core has more reads under way where they are in several pages.
+		k := function(s, "sumSquaresApart", "func(x *float32, n int) (sum float64)",
+			"for i := range 8*n { sum += float64(x[i]) * float64(x[i]) }, n > 0 a multiple of 16: eight parts side by side")
+		p, n := [8]Register{pointer("x")}, pointer("n")
+		for i := range p[1:] {
+			p[i+1] = GP64()
+			LEAQ(Mem{Base: p[i], Index: n, Scale: 4}, p[i+1])
+		}
+		var sums [4]VecVirtual
+		for i := range sums {
+			sums[i] = k.zero()
+		}
+		Label("line")
+		for _, p := range p {
+			for i := range 2 {
+				low, high := k.vec(), k.vec()
+				VCVTPS2PD(Mem{Base: p, Disp: 32 * i}, low)
+				VCVTPS2PD(Mem{Base: p, Disp: 32*i + 16}, high)
+				VFMADD231PD(low, low, sums[2*i])
+				VFMADD231PD(high, high, sums[2*i+1])
+			}
+			ADDQ(Imm(64), p)
+		}
+		SUBQ(Imm(16), n)
+		JNZ(LabelRef("line"))
+		k.fold(sums[:]).ret()
+	}
 	{
 		k := function(s, "dot", "func(x, y *float32, n int) (sum float64)",
 			"for i := range n { sum += float64(x[i] * y[i]) }")
@@ -185,5 +213,5 @@ func (k *kernel) fold(sums []VecVirtual) wideSum {
 		}
 		sums = sums[:half]
 	}
-	return wideSum{k, sums[0], sums[1]}
+	return wideSum{kernel: k, low: sums[0], high: sums[1]}
 }

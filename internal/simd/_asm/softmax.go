@@ -115,7 +115,7 @@ func (c columns) hide(offset Register, p ...Register) {
 
 // weights replaces count rows of scores by e^(score·scale − m), 0 where they are
 // hidden, and returns them.
-func (e expCode) weights(at func(i int) Mem, count int, masked bool, scale, m VecVirtual) []VecVirtual {
+func (e expCode) weights(at func(i int) Mem, count int, masked bool, scale, m source) []VecVirtual {
 	v := e.terms(at, count, masked, scale, m)
 	for i, v := range v {
 		e.store(v, at(i), false)
@@ -133,7 +133,7 @@ func softmax(s isa) {
 				"for j := range x { x[j] = exp(x[j]*scale - most[i]); sum[i] += float64(x[j]) }; "+
 				"clear(column i, rows past+i+1 to past+cols-1) } // rows are 64 apart")
 		x, most, total := pointer("x"), pointer("most"), pointer("sum")
-		c, scale, e := k.columns(), k.argument("scale"), k.exp()
+		c, scale, e := k.columns(), k.source("scale"), k.exp().normals()
 		e.small = true
 		c.each(func(next func(Register, int)) {
 			var m [4]VecVirtual
@@ -149,11 +149,12 @@ func softmax(s isa) {
 			VMAXPS(m[1], m[0], m[0])
 			VMAXPS(m[3], m[2], m[2])
 			VMAXPS(m[2], m[0], m[0])
-			VMULPS(scale, m[0], m[0])
+			VMULPS(scale(), m[0], m[0])
 			VMOVUPS(m[0], Mem{Base: most})
+			less := k.kept(m[0], most)
 			sum := k.wideSum()
 			offset := c.down("exp", many, func(at func(Register, int) Mem, count int, masked bool) {
-				sumInFours(sum, e.weights(func(i int) Mem { return at(x, i) }, count, masked, scale, m[0]))
+				sumInFours(sum, e.weights(func(i int) Mem { return at(x, i) }, count, masked, scale, less))
 			})
 			VMOVUPS(sum.low, Mem{Base: total})
 			VMOVUPS(sum.high, Mem{Base: total, Disp: 4 * s.lanes})
@@ -171,21 +172,23 @@ func softmax(s isa) {
 				"for j := range p { dp[j] = p[j] * (dp[j]*by - mean) }; "+
 				"clear(columns i, rows past+i+1 to past+cols-1) } // rows are 64 apart")
 		p, dp, lse, norm := pointer("p"), pointer("dp"), pointer("lse"), pointer("norm")
-		c, scale, e := k.columns(), k.argument("scale"), k.exp()
+		c, scale, e := k.columns(), k.source("scale"), k.exp().normals()
 		c.each(func(next func(Register, int)) {
 			m := k.vec()
 			VMOVUPS(Mem{Base: lse}, m)
-			sum, dot := k.wideSum(), k.wideSum()
+			less := k.kept(m, lse)
+			sum, dot := k.wideSumApart(), k.wideSumApart()
 			c.down("exp", many, func(at func(Register, int) Mem, count int, masked bool) {
-				w := e.weights(func(i int) Mem { return at(p, i) }, count, masked, scale, m)
+				w := e.weights(func(i int) Mem { return at(p, i) }, count, masked, scale, less)
 				for i := 0; i < count; i += 4 {
 					dot.add(k.dot4(w[i:min(i+4, count)], func(j int) Mem { return at(dp, i+j) }, masked))
 				}
 				sumInFours(sum, w)
 			})
+			sum, dot = sum.here(), dot.here()
 			one, wideScale := k.vec(), k.vec()
 			VCVTPS2PD(constantMem(1), one)
-			VCVTPS2PD(k.half(scale), wideScale)
+			VCVTPS2PD(k.half(scale()), wideScale)
 			VDIVPD(sum.low, one, sum.low)
 			VDIVPD(sum.high, one, sum.high)
 			VMULPD(sum.low, dot.low, dot.low)
@@ -214,6 +217,14 @@ func softmax(s isa) {
 			next(norm, 4)
 		})
 	}
+}
+
+// kept is v, which is at p, too.
+func (k *kernel) kept(v VecVirtual, p Register) source {
+	if k.wide() {
+		return func() VecVirtual { return v }
+	}
+	return func() VecVirtual { return k.load(Mem{Base: p}, false) }
 }
 
 // narrow is the sums in float32.

@@ -71,6 +71,19 @@ func (k *kernel) argument(name string) VecVirtual {
 	return v
 }
 
+// source is a vector where it is read: in a register from the start where there
+// are 32.
+type source func() VecVirtual
+
+// source is the argument of that name.
+func (k *kernel) source(name string) source {
+	if !k.wide() {
+		return func() VecVirtual { return k.argument(name) }
+	}
+	v := k.argument(name)
+	return func() VecVirtual { return v }
+}
+
 func offsetOf(name string) int {
 	b, err := Param(name).Resolve()
 	if err != nil {
@@ -229,9 +242,32 @@ func prefetch(op func(Op), at func(p Register, i int) Mem, p Register, i, distan
 type wideSum struct {
 	*kernel
 	low, high VecVirtual
+	memory    Mem // where they are, if not in registers
 }
 
-func (k *kernel) wideSum() wideSum { return wideSum{k, k.zero(), k.zero()} }
+func (k *kernel) wideSum() wideSum { return wideSum{kernel: k, low: k.zero(), high: k.zero()} }
+
+// wideSumApart is a wideSum that takes no registers, which AVX2 has few of.
+func (k *kernel) wideSumApart() wideSum {
+	s := k.wideSum()
+	if !k.wide() {
+		s.memory = AllocLocal(64)
+		VMOVUPD(s.low, s.memory)
+		VMOVUPD(s.high, s.memory.Offset(32))
+	}
+	return s
+}
+
+// here is the sum in registers.
+func (s wideSum) here() wideSum {
+	if s.memory.Base != nil {
+		s.low, s.high = s.vec(), s.vec()
+		VMOVUPD(s.memory, s.low)
+		VMOVUPD(s.memory.Offset(32), s.high)
+		s.memory = Mem{}
+	}
+	return s
+}
 
 // add adds every lane of v.
 func (s wideSum) add(v VecVirtual) {
@@ -243,6 +279,13 @@ func (s wideSum) add(v VecVirtual) {
 		VEXTRACTF128(Imm(1), v, upper)
 	}
 	VCVTPS2PD(upper, high)
+	if s.memory.Base != nil {
+		VADDPD(s.memory, low, low)
+		VADDPD(s.memory.Offset(32), high, high)
+		VMOVUPD(low, s.memory)
+		VMOVUPD(high, s.memory.Offset(32))
+		return
+	}
 	VADDPD(low, s.low, s.low)
 	VADDPD(high, s.high, s.high)
 }
