@@ -146,8 +146,11 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 				if first {
 					n = 1
 					all := steps
-					if src != nil {
+					switch {
+					case src != nil:
 						all = k
+					case q.spread:
+						all = free(h)
 					}
 					next = m.ahead.nextPanel(p, r+h, k0, all)
 				}
