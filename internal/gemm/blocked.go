@@ -128,10 +128,14 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 			if nextC >= c1 {
 				nextC, nextK = c0, k0+k
 			}
-			free := max(steps-2*(q.rows*q.pairs()+1), 1) // the others are for the rows of C
-			all := count * free
+			// The others, in the first chunk, are for the rows of C.
+			free := func(h int) int { return max(steps-min(2*(h*q.pairs()+1), p.chunk/2), 1) }
+			all := 0
+			for _, g := range groups {
+				all += g.n * free(g.rows)
+			}
 			if src != nil {
-				all += k - free
+				all += k - free(groups[0].rows)
 			}
 			next := m.ahead.nextB(p, nextC, nextK, all)
 			for i, r := 0, r0; i < count; {
@@ -142,8 +146,11 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 				if first {
 					n = 1
 					all := steps
-					if src != nil {
+					switch {
+					case src != nil:
 						all = k
+					case q.spread:
+						all = free(h)
 					}
 					next = m.ahead.nextPanel(p, r+h, k0, all)
 				}

@@ -10,6 +10,7 @@ var kernels = map[isa.Set]*kernel{
 		small:   small{6, 16, smallAVX2_6x16},
 		packedA: 8 << 10, // almost all: measured with half a megabyte of second-level cache
 		gap:     line,    // 6·256 floats are 96 lines, of 64 sets
+		spread:  true,
 		copy:    copyAVX2, transpose: transposeAVX2, lanes: 8,
 		dot: dotAVX2_2x4, dotRows: 2, dotMost: 16,
 		rank:      rankAVX2,

@@ -29,16 +29,23 @@ type lines struct {
 	table []int // and the last one again: a stream ends behind its last pair
 }
 
-// lay makes the table of so many lanes by so many k of o.
-func (l *lines) lay(o operand, lanes, k int) {
+// lay makes the table of so many lanes by so many k of o: row by row, or, if they
+// take turns, pair by pair.
+func (l *lines) lay(o operand, lanes, k int, turns bool) {
 	rows, cols, ld := lanes, k, o.lane
 	if o.step != 1 {
 		rows, cols, ld = k, lanes, o.step
 	}
+	part := cols // of a row, in one turn
+	if turns {
+		part = 2 * line
+	}
 	l.table = l.table[:0]
-	for i := range rows {
-		for j := 0; j < cols; j += 2 * line {
-			l.table = append(l.table, 4*(i*ld+j))
+	for j0 := 0; j0 < cols; j0 += part {
+		for i := range rows {
+			for j := j0; j < min(j0+part, cols); j += 2 * line {
+				l.table = append(l.table, 4*(i*ld+j))
+			}
 		}
 	}
 	l.table = append(l.table, l.table[len(l.table)-1])
@@ -77,8 +84,8 @@ func (f *ahead) plan(p *Product) {
 		return
 	}
 	f.of = of
-	f.b.lay(p.b, q.cols, p.kb)
-	f.panel.lay(p.a, q.rows, p.kb)
+	f.b.lay(p.b, q.cols, p.kb, q.spread)
+	f.panel.lay(p.a, q.rows, p.kb, false)
 	pairs := q.pairs()
 	for i := range f.rows {
 		f.rows[i] = 4 * (i/pairs*p.ldc + i%pairs*2*line)

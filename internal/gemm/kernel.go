@@ -12,6 +12,9 @@ type kernel struct {
 	// their length, products read A where it lies.
 	packedA int
 	gap     int // between packed panels of Aᵀ, at most a line
+	// spread: rows of W take turns in what is fetched, and a panel of A is fetched to
+	// its end.
+	spread bool
 
 	// copy copies columns of k rows into panels.
 	copy func(dst, src *float32, lds, k, cols, ldd, panels, step int)

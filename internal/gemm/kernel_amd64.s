@@ -9257,7 +9257,7 @@ done:
 	RET
 
 // func copyAVX2(dst *float32, src *float32, lds int, k int, cols int, ldd int, panels int, step int)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·copyAVX2(SB), NOSPLIT, $8-64
 	MOVQ    dst+0(FP), DI
 	MOVQ    src+8(FP), SI
@@ -9315,18 +9315,19 @@ four:
 	MOVQ panels+48(FP), DX
 
 fourPanel:
-	VMOVUPS (AX), X0
-	VMOVUPS (AX)(R12*1), X1
-	VMOVUPS X0, (BX)
-	VMOVUPS X1, (BX)(R12*1)
-	ADDQ    R10, AX
-	ADDQ    R11, BX
-	DECQ    DX
-	JNZ     fourPanel
-	ADDQ    R8, SI
-	ADDQ    R9, DI
-	DECQ    CX
-	JNZ     four
+	PREFETCHT0 (AX)(R8*4)
+	VMOVUPS    (AX), X0
+	VMOVUPS    (AX)(R12*1), X1
+	VMOVUPS    X0, (BX)
+	VMOVUPS    X1, (BX)(R12*1)
+	ADDQ       R10, AX
+	ADDQ       R11, BX
+	DECQ       DX
+	JNZ        fourPanel
+	ADDQ       R8, SI
+	ADDQ       R9, DI
+	DECQ       CX
+	JNZ        four
 	VZEROUPPER
 	RET
 

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -338,6 +339,33 @@ func TestCachedIsAProduct(t *testing.T) {
 					want += float64(p.a[l*q.rows+i]) * float64(p.b[l*q.cols+j])
 				}
 				require.InDelta(t, want, p.c[i*q.cols+j], 1e-4, "[%d,%d]", i, j)
+			}
+		}
+	})
+}
+
+// A stream ends where its table does, however many rows the panels have.
+func TestStreamEnds(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(21, 22))
+		var s Scratch
+		ends := *q
+		ends.gemm = func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
+			src *float32, lds int, next *uintptr) {
+			q.gemm(c, a, b, ldc, lda, ka, stepA, k, chunk, rows, panels, cols, add, src, lds, next)
+			if l := (*lines)(unsafe.Pointer(next)); l.at >= len(l.table) {
+				t.Errorf("rows=%d panels=%d k=%d: at %d of %d", rows, panels, k, l.at, len(l.table))
+			}
+		}
+		for m := 1; m < 10*q.rows; m++ {
+			n, k := 1+rng.IntN(3*q.cols), minK+rng.IntN(2*kBlock)
+			a, b := random(rng, m*k), random(rng, k*n)
+			for _, p := range []Product{
+				ends.product(make([]float32, m*n), operand{a, k, 1}, operand{b, k, 1}, m, n, k, false, 1),
+				ends.product(make([]float32, m*n), operand{a, k, 1}, operand{b, 1, n}, m, n, k, false, 1),
+				ends.product(make([]float32, m*n), operand{a, 1, m}, operand{b, 1, n}, m, n, k, true, 1),
+			} {
+				p.Run(&s, 0, p.Tiles())
 			}
 		}
 	})

@@ -64,6 +64,9 @@ func copyPanels(v isa) {
 			JLT(LabelRef(name + "Less"))
 			LEAQ(Mem{Base: R10, Disp: -4 * lanes}, R12)
 			loop(name, func() {
+				if lanes == 4 { // panels of Aᵀ: its rows come from afar
+					PREFETCHT0(Mem{Base: RAX, Index: R8, Scale: 4})
+				}
 				VMOVUPS(at(RAX, 0), r[0])
 				VMOVUPS(Mem{Base: RAX, Index: R12, Scale: 1}, r[1])
 				VMOVUPS(r[0], at(RBX, 0))
