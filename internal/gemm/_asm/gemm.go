@@ -302,15 +302,7 @@ func gemm(v isa) {
 		JMP(ref("summed"))
 
 		Label(l("tail"))
-		t.load(RCX)
-		CMPB(param("add"), Imm(0))
-		JEQ(ref("storeTail"))
-		each(func(m Mem, r VecPhysical, j int) {
-			t.read(m, j, ai[0])
-			VADDPS(ai[0], r, r)
-		})
-		Label(l("storeTail"))
-		each(func(m Mem, r VecPhysical, j int) { t.write(r, j, m) })
+		t.store(RCX, l("storeTail"), ai[0], each)
 		JMP(ref("stored"))
 	}
 	Label("done")

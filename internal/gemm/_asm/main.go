@@ -182,6 +182,20 @@ func (t tail) write(r VecPhysical, j int, m Mem) {
 	}
 }
 
+// store stores the vectors that each goes through, plus what is there where the
+// argument add says so. label is free, and so are tmp and x.
+func (t tail) store(tmp GPPhysical, label string, x VecPhysical, each func(func(m Mem, r VecPhysical, j int))) {
+	t.load(tmp)
+	CMPB(param("add"), Imm(0))
+	JEQ(LabelRef(label))
+	each(func(m Mem, r VecPhysical, j int) {
+		t.read(m, j, x)
+		VADDPS(x, r, r)
+	})
+	Label(label)
+	each(func(m Mem, r VecPhysical, j int) { t.write(r, j, m) })
+}
+
 // maskTable is 16 lanes that are meant, then 16 that are not.
 func maskTable() {
 	GLOBL("lanes", RODATA|NOPTR)

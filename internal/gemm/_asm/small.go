@@ -205,15 +205,7 @@ func small(v isa) {
 			if v.lanes == 8 {
 				JMP(ref("stored"))
 				Label(l("tail"))
-				t.load(count)
-				CMPB(param("add"), Imm(0))
-				JEQ(ref("storeTail"))
-				each(func(m Mem, r VecPhysical, j int) {
-					t.read(m, j, ai[0])
-					VADDPS(ai[0], r, r)
-				})
-				Label(l("storeTail"))
-				each(func(m Mem, r VecPhysical, j int) { t.write(r, j, m) })
+				t.store(count, l("storeTail"), ai[0], each)
 				Label(l("stored"))
 			}
 			if r < rows {
