@@ -86,7 +86,7 @@ func TestNoAllocationAfterTheFirstCall(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		if n := after.Mallocs - before.Mallocs; n == 0 {
 			return
-		} else if try == 5 { // the runtime itself allocates now and then
+		} else if try == 20 { // the runtime itself allocates now and then
 			require.Failf(t, "allocations", "%d in 40 calls after the first", n)
 		}
 	}

@@ -19,9 +19,10 @@ const (
 
 	maxCols  = 48 // columns of the widest kernel
 	maxLanes = 16
-	maxTile  = 9 * 48 // elements of the largest tile
-	maxPairs = 9 * 2  // of cache lines in the rows of a tile
-	line     = 16     // floats of a cache line
+	maxTile  = 9 * 48     // elements of the largest tile
+	maxPairs = 9 * 2      // of cache lines in the rows of a tile
+	maxFetch = kBlock * 2 // of a panel of A or B
+	line     = 16         // floats of a cache line
 )
 
 // block is the memory of one tile.

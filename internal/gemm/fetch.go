@@ -26,7 +26,8 @@ var nothing = func() *stream {
 // lines is a block of an operand in pairs of cache lines.
 type lines struct {
 	stream
-	table []int // and the last one again: a stream ends behind its last pair
+	n     int               // pairs
+	table [maxFetch + 1]int // and the last one again: a stream ends behind its last pair
 }
 
 // lay makes the table of so many lanes by so many k of o: row by row, or, if they
@@ -40,15 +41,16 @@ func (l *lines) lay(o operand, lanes, k int, turns bool) {
 	if turns {
 		part = 2 * line
 	}
-	l.table = l.table[:0]
+	l.n = 0
 	for j0 := 0; j0 < cols; j0 += part {
 		for i := range rows {
 			for j := j0; j < min(j0+part, cols); j += 2 * line {
-				l.table = append(l.table, 4*(i*ld+j))
+				l.table[l.n] = 4 * (i*ld + j)
+				l.n++
 			}
 		}
 	}
-	l.table = append(l.table, l.table[len(l.table)-1])
+	l.table[l.n] = l.table[l.n-1]
 	l.stream.table = &l.table[0]
 }
 
@@ -58,8 +60,7 @@ func (l *lines) begin(o operand, lane, k, steps int) {
 	l.at, l.part, l.step = 0, 0, 0
 	if i := lane*o.lane + k*o.step; i < len(o.data) {
 		l.base = uintptr(unsafe.Pointer(&o.data[i]))
-		n := len(l.table) - 1
-		l.step = ^uint(0) / uint(max(steps, n+1)) * uint(n)
+		l.step = ^uint(0) / uint(max(steps, l.n+1)) * uint(l.n)
 	}
 }
 

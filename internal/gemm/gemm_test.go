@@ -3,6 +3,7 @@ package gemm
 import (
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -92,16 +93,19 @@ func checkProduct(t *testing.T, q *kernel, rng *rand.Rand, m, n, k, form int, ad
 	}
 }
 
+// sizes are m, n and k of products, for each way to compute one.
+var sizes = [][3]int{
+	{1, 1, 1}, {1, 37, 12}, {2, 3, 11}, {39, 1000, 7}, {6, 9000, 1}, {100, 50, 11}, {3, 5, 40}, {7, 1000, 13}, {16, 33, 129}, {17, 66, 257}, {65, 40, 1024},
+	{65, 97, 12}, {70, 49, 321}, {40, 35, 1024}, {1024, 35, 13}, {300, 200, 30}, {100, 500, 50}, {600, 33, 20}, {30, 1100, 20},
+	{3, 301, 300}, {5, 7, 40}, {5, 500, 700}, {8, 61, 1030}, {9, 100, 33}, {13, 14, 530}, {16, 259, 258}, {21, 62, 770}, {32, 505, 300},
+	{47, 130, 100}, {50, 700, 77}, {64, 100, 1100}, {300, 50, 1024}, {24, 77, 1031},
+	{40, 1024, 7}, {9, 9216, 3}, {60, 2048, 17}, {14, 1024, 50}, {1, 300, 1024}, {1, 300, 770}, {2, 301, 96}, {4, 333, 1100},
+}
+
 func TestProducts(t *testing.T) {
 	each(t, func(t *testing.T, q *kernel) {
 		rng := rand.New(rand.NewPCG(3, 4))
-		for _, d := range [][3]int{
-			{1, 1, 1}, {1, 37, 12}, {2, 3, 11}, {39, 1000, 7}, {6, 9000, 1}, {100, 50, 11}, {3, 5, 40}, {7, 1000, 13}, {16, 33, 129}, {17, 66, 257}, {65, 40, 1024},
-			{65, 97, 12}, {70, 49, 321}, {40, 35, 1024}, {1024, 35, 13}, {300, 200, 30}, {100, 500, 50}, {600, 33, 20}, {30, 1100, 20},
-			{3, 301, 300}, {5, 7, 40}, {5, 500, 700}, {8, 61, 1030}, {9, 100, 33}, {13, 14, 530}, {16, 259, 258}, {21, 62, 770}, {32, 505, 300},
-			{47, 130, 100}, {50, 700, 77}, {64, 100, 1100}, {300, 50, 1024}, {24, 77, 1031},
-			{40, 1024, 7}, {9, 9216, 3}, {60, 2048, 17}, {14, 1024, 50}, {1, 300, 1024}, {1, 300, 770}, {2, 301, 96}, {4, 333, 1100},
-		} {
+		for _, d := range sizes {
 			for form := range forms {
 				checkProduct(t, q, rng, d[0], d[1], d[2], form, form == 2)
 			}
@@ -147,6 +151,38 @@ func TestProductsShareMemory(t *testing.T) {
 					p.Run(&s, 0, p.Tiles())
 					compare(t, c, c0, n, a, b, m, n, k, form == 2)
 				}
+			}
+		}
+	})
+}
+
+// A goroutine that comes late, when the first call is over, finds its memory made.
+func TestRunAllocatesNothingAfterReserve(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(23, 24))
+		for _, d := range sizes {
+			m, n, k := d[0], d[1], d[2]
+			a, b, c := random(rng, m*k), random(rng, n*k), make([]float32, m*n)
+			for form, f := range forms {
+				A, B := operand{a, k, 1}, operand{b, k, 1}
+				if !f.at {
+					A.lane, A.step = 1, m
+				}
+				if !f.bt {
+					B.lane, B.step = 1, n
+				}
+				p := q.product(c, A, B, m, n, k, form == 2, 1)
+				fewest := uint64(math.MaxUint64) // the runtime's own come and go
+				for try := 0; try < 5 && fewest > 0; try++ {
+					var s Scratch
+					s.Reserve(1, &p)
+					var before, after runtime.MemStats
+					runtime.ReadMemStats(&before)
+					p.Run(&s, 0, p.Tiles())
+					runtime.ReadMemStats(&after)
+					fewest = min(fewest, after.Mallocs-before.Mallocs)
+				}
+				require.Zero(t, fewest, "%s m=%d n=%d k=%d", f.name, m, n, k)
 			}
 		}
 	})

@@ -353,8 +353,8 @@ func TestStreamEnds(t *testing.T) {
 		ends.gemm = func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
 			src *float32, lds int, next *uintptr) {
 			q.gemm(c, a, b, ldc, lda, ka, stepA, k, chunk, rows, panels, cols, add, src, lds, next)
-			if l := (*lines)(unsafe.Pointer(next)); l.at >= len(l.table) {
-				t.Errorf("rows=%d panels=%d k=%d: at %d of %d", rows, panels, k, l.at, len(l.table))
+			if l := (*lines)(unsafe.Pointer(next)); l.at > l.n {
+				t.Errorf("rows=%d panels=%d k=%d: at %d of %d", rows, panels, k, l.at, l.n)
 			}
 		}
 		for m := 1; m < 10*q.rows; m++ {

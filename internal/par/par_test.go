@@ -99,7 +99,7 @@ func TestForAllocatesNothing(t *testing.T) {
 		if after.Mallocs == before.Mallocs {
 			return
 		}
-		if try == 5 { // the runtime itself allocates now and then
+		if try == 20 { // the runtime itself allocates now and then, for goroutines that wait
 			t.Fatalf("%d allocations in 100 loops", after.Mallocs-before.Mallocs)
 		}
 	}
