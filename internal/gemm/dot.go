@@ -51,56 +51,45 @@ func (p *Product) portableDot(c0, c1 int) {
 		for r := range p.m {
 			x := p.a.data[r*k:][:k]
 			var y [4]float32
-			if k < 2*dotLanes {
-				y = [4]float32{exactDot(x, w0), exactDot(x, w1), exactDot(x, w2), exactDot(x, w3)}
-			} else {
-				y[0], y[1] = dot2(x, w0, w1)
-				y[2], y[3] = dot2(x, w2, w3)
-			}
+			y[0], y[1] = dot2(x, w0, w1)
+			y[2], y[3] = dot2(x, w2, w3)
 			copy(p.c[r*p.ldc+c:r*p.ldc+c1], y[:])
 		}
 	}
 }
 
-// exactDot sums few products in float64: there are too few for their rounding
-// errors to cancel.
-func exactDot(x, w []float32) float32 {
-	w = w[:len(x)]
-	var s float64
-	for i, v := range x {
-		s += float64(v) * float64(w[i])
-	}
-	return float32(s)
-}
-
-// dotLanes is the number of sums in which dot2 adds the products of one dot.
-const dotLanes = 4
+// dotStep is how many products of a dot dot2 takes at a time, in four sums.
+const dotStep = 16
 
 // dot2 returns x·u and x·w, equally long. The conversions keep the compiler
 // from fusing, for the same bits on all architectures.
 func dot2(x, u, w []float32) (xu, xw float32) {
 	var s0, s1, s2, s3, t0, t1, t2, t3 float32
-	for len(x) >= dotLanes && len(u) >= dotLanes && len(w) >= dotLanes {
-		a, b, c := (*[dotLanes]float32)(x), (*[dotLanes]float32)(u), (*[dotLanes]float32)(w)
-		v := a[0]
-		s0 += float32(v * b[0])
-		t0 += float32(v * c[0])
-		v = a[1]
-		s1 += float32(v * b[1])
-		t1 += float32(v * c[1])
-		v = a[2]
-		s2 += float32(v * b[2])
-		t2 += float32(v * c[2])
-		v = a[3]
-		s3 += float32(v * b[3])
-		t3 += float32(v * c[3])
-		x, u, w = x[dotLanes:], u[dotLanes:], w[dotLanes:]
-	}
-	var s, t float64 // the last products, fewer than dotLanes, and the total
 	u, w = u[:len(x)], w[:len(x)]
-	for i, v := range x {
-		s += float64(v) * float64(u[i])
-		t += float64(v) * float64(w[i])
+	i := 0
+	for ; i <= len(x)-dotStep; i += dotStep {
+		a, b, c := (*[dotStep]float32)(x[i:]), (*[dotStep]float32)(u[i:]), (*[dotStep]float32)(w[i:])
+		s0, t0 = s0+float32(a[0]*b[0]), t0+float32(a[0]*c[0])
+		s1, t1 = s1+float32(a[1]*b[1]), t1+float32(a[1]*c[1])
+		s2, t2 = s2+float32(a[2]*b[2]), t2+float32(a[2]*c[2])
+		s3, t3 = s3+float32(a[3]*b[3]), t3+float32(a[3]*c[3])
+		s0, t0 = s0+float32(a[4]*b[4]), t0+float32(a[4]*c[4])
+		s1, t1 = s1+float32(a[5]*b[5]), t1+float32(a[5]*c[5])
+		s2, t2 = s2+float32(a[6]*b[6]), t2+float32(a[6]*c[6])
+		s3, t3 = s3+float32(a[7]*b[7]), t3+float32(a[7]*c[7])
+		s0, t0 = s0+float32(a[8]*b[8]), t0+float32(a[8]*c[8])
+		s1, t1 = s1+float32(a[9]*b[9]), t1+float32(a[9]*c[9])
+		s2, t2 = s2+float32(a[10]*b[10]), t2+float32(a[10]*c[10])
+		s3, t3 = s3+float32(a[11]*b[11]), t3+float32(a[11]*c[11])
+		s0, t0 = s0+float32(a[12]*b[12]), t0+float32(a[12]*c[12])
+		s1, t1 = s1+float32(a[13]*b[13]), t1+float32(a[13]*c[13])
+		s2, t2 = s2+float32(a[14]*b[14]), t2+float32(a[14]*c[14])
+		s3, t3 = s3+float32(a[15]*b[15]), t3+float32(a[15]*c[15])
+	}
+	var s, t float64 // the last products, too few for their errors to cancel, and the total
+	for ; i < len(x); i++ {
+		s += float64(x[i]) * float64(u[i])
+		t += float64(x[i]) * float64(w[i])
 	}
 	s += (float64(s0) + float64(s1)) + (float64(s2) + float64(s3))
 	t += (float64(t0) + float64(t1)) + (float64(t2) + float64(t3))
