@@ -90,6 +90,8 @@ func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores
 		}
 	}
 	switch {
+	case m == 0 || n == 0: // there are no tiles
+		p.how, p.tm, p.tn = dots, 1, 1
 	case p.slim != nil:
 		p.how = thin
 		p.thinGrid(cores)
