@@ -13,10 +13,10 @@
 // alone: the same input gives the same bits at any GOMAXPROCS, and with
 // CHAINRULE_ISA=generic on all architectures.
 //
-// A Backend holds up to 2 MB of scratch memory for every goroutine that ever
-// computed tiles at the same time, at least GOMAXPROCS of them after the first
-// call: a call allocates nothing after the first of its shape. It keeps nothing
-// of a Matrix.
+// A Backend holds up to 3 MB of scratch memory (more where a matrix has more than
+// 16384 columns) for every goroutine that ever computed tiles at the same time,
+// at least GOMAXPROCS of them after the first call: a call allocates nothing
+// after the first of its shape. It keeps nothing of a Matrix.
 package cpu
 
 import (

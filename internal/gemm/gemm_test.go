@@ -208,6 +208,17 @@ func TestRunAllocatesNothingAfterReserve(t *testing.T) {
 	})
 }
 
+// dW of one output is made as dx is, which copies no rows of x.
+func TestReserveMakesNoMoreThanRunTakes(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		const rows, in = 10000, 1024
+		p := q.product(nil, operand{nil, 1, 1}, operand{nil, 1, in}, 1, in, rows, true, 1)
+		var s Scratch
+		s.Reserve(1, &p)
+		require.Zero(t, len(s.free[0].rows))
+	})
+}
+
 func FuzzProducts(f *testing.F) {
 	f.Add(uint64(1), uint16(1), uint16(1), uint16(1), uint8(0))
 	f.Add(uint64(2), uint16(70), uint16(33), uint16(321), uint8(1))
