@@ -658,6 +658,8 @@ func lengths(be backend.Backend, o Options) error {
 		{"Linear with short x", func() error { return be.Linear(p.y.v, less(p.x), p.m, s.rows) }},
 		{"Linear with short w.Data", func() error { return be.Linear(p.y.v, p.x.v, &short, s.rows) }},
 		{"Linear with negative rows", func() error { return be.Linear(p.y.v, p.x.v, p.m, -1) }},
+		{"Linear without a Matrix", func() error { return be.Linear(p.y.v, p.x.v, nil, s.rows) }},
+		{"LinearBackward without a Matrix", func() error { return be.LinearBackward(p.dx.v, p.dw.v, p.dy.v, p.x.v, nil, s.rows) }},
 		{"LinearBackward with short dx", func() error { return be.LinearBackward(less(p.dx), nil, p.dy.v, p.x.v, p.m, s.rows) }},
 		{"LinearBackward with short dw", func() error { return be.LinearBackward(nil, less(p.dw), p.dy.v, p.x.v, p.m, s.rows) }},
 		{"LinearBackward with short dy", func() error { return be.LinearBackward(p.dx.v, nil, less(p.dy), p.x.v, p.m, s.rows) }},
