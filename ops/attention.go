@@ -2,6 +2,7 @@ package ops
 
 import (
 	"math"
+	"runtime"
 
 	"github.com/chainrule-go/chainrule/internal/par"
 	"github.com/chainrule-go/chainrule/internal/simd"
@@ -88,7 +89,17 @@ type attentionArgs struct {
 func (a *attentionArgs) run(B int) {
 	a.heads = B * a.NKV
 	a.pieces = pieces(a.heads, ceil(a.n, stripSize))
-	attentionLoop.For(a.heads*a.pieces, 1, *a)
+	parts := a.heads * a.pieces
+	stripPool.Reserve(min(runtime.GOMAXPROCS(0), parts), a.reserve)
+	attentionLoop.For(parts, 1, *a)
+}
+
+// reserve makes room for any part.
+func (a *attentionArgs) reserve(w *strip) {
+	keys := a.pos + a.n
+	fit(&w.keys, keys*a.HD)
+	w.v.Reserve(keys, a.HD)
+	w.reserve(a.n, a.HD, a.pos)
 }
 
 var attentionLoop = par.New(func(a *attentionArgs, lo, hi int) {
@@ -209,14 +220,14 @@ func (a *attentionArgs) decode() {
 }
 
 var decodeLoop = par.New(func(a *attentionArgs, lo, hi int) {
-	w := stripPool.Get()
+	var scores [keyBlock]float32
 	HD, group := a.HD, a.group
 	scale := float32(1 / math.Sqrt(float64(HD)))
 	for i := lo; i < hi; i++ {
 		h, from := i%a.NKV, i/a.NKV*keyBlock
 		keys := min(keyBlock, a.pos+1-from)
 		at := i * group // the first of the query heads
-		p, k, v := fit(&w.p, keys), a.k[from*a.kvs+h*HD:], a.v[from*a.kvs+h*HD:]
+		p, k, v := scores[:keys], a.k[from*a.kvs+h*HD:], a.v[from*a.kvs+h*HD:]
 		for g := range group {
 			simd.DotRows(p, a.q[(h*group+g)*HD:][:HD], k, a.kvs)
 			// not -Inf: blocks without weight are 0, not NaN
@@ -226,7 +237,6 @@ var decodeLoop = par.New(func(a *attentionArgs, lo, hi int) {
 			simd.SumRows(a.parts.out[(at+g)*HD:][:HD], p, v, a.kvs)
 		}
 	}
-	stripPool.Put(w)
 })
 
 // AttentionBackward computes dqkv [B,T,(NH+2·NKV)·HD] from dout, with lse and
@@ -254,7 +264,9 @@ func AttentionBackward(dqkv, dout, lse, qkv []float32, B, T, NH, NKV, HD int) {
 	a.pieces = pieces(a.heads, ceil(T, stripSize))
 	a.sums = sumsPool.Get()
 	fit(a.sums, (a.pieces-1)*a.heads*2*T*HD)
-	attentionBackwardLoop.For(a.heads*a.pieces, 1, a)
+	parts := a.heads * a.pieces
+	stripPool.Reserve(min(runtime.GOMAXPROCS(0), parts), a.reserve)
+	attentionBackwardLoop.For(parts, 1, a)
 	if a.pieces > 1 {
 		attentionSumLoop.For(a.heads*T, grain(2*HD), a)
 	}
@@ -269,6 +281,19 @@ type attentionBackwardArgs struct {
 }
 
 var sumsPool par.Pool[[]float32]
+
+// reserve makes room for any part.
+func (a *attentionBackwardArgs) reserve(w *strip) {
+	for _, s := range [...]*[]float32{&w.keys, &w.values, &w.dk, &w.dv} {
+		fit(s, a.T*a.HD)
+	}
+	w.k.Reserve(a.T, a.HD)
+	w.reserve(a.T, a.HD, 0)
+	fit(&w.dp, len(w.p))
+	n := min(stripSize, a.T)
+	w.rows.Reserve(n, a.HD)
+	fit(&w.dout, n*a.HD)
+}
 
 // stride is the length of a row of qkv.
 func (a *attentionBackwardArgs) stride() int { return (a.NKV*a.group + 2*a.NKV) * a.HD }

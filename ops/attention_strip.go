@@ -41,6 +41,15 @@ func (w *strip) shape(n, HD, past int) {
 	fit(&w.norm, cols)
 }
 
+// reserve makes room for the strips of n queries that see pos keys before the
+// first of them.
+func (w *strip) reserve(n, HD, pos int) {
+	strips := ceil(n, stripSize)
+	n = min(n, stripSize)
+	w.cols.Reserve(HD, n)
+	w.shape(n, HD, pos+(strips-1)*stripSize)
+}
+
 // fit makes *s n elements long, whatever is in them, and returns it.
 func fit[E any](s *[]E, n int) []E {
 	if cap(*s) < n {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/chainrule-go/chainrule/internal/par"
 	"github.com/chainrule-go/chainrule/internal/peak"
 )
 
@@ -538,5 +539,46 @@ func BenchmarkDecode(b *testing.B) {
 				AttentionCached(out, q, kv, kv[n:], 1, s.T-1, s.NH, s.NKV, s.HD, s.q())
 			}
 		})
+	}
+}
+
+// A worker that comes when the first call is over finds its memory made: each of
+// the strips that the pool has then is enough for all of the work, which has as
+// many parts as there are workers or more.
+func TestALateWorkerAllocatesNothing(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	const workers, pos = 4, 70
+	for _, s := range []struct{ B, T, NH, NKV, HD int }{{1, 150, 4, 2, 16}, {2, 230, 2, 1, 64}, {3, 5, 4, 4, 32}} {
+		r := newRand(7)
+		qkv := random(r, s.B*s.T*(s.NH+2*s.NKV)*s.HD, 1)
+		dqkv, dout := make([]float32, len(qkv)), random(r, s.B*s.T*s.NH*s.HD, 1)
+		out, lse := make([]float32, len(dout)), make([]float32, s.B*s.NH*s.T)
+		k := random(r, (pos+s.T)*s.NKV*s.HD, 1)
+		for name, f := range map[string]func(){
+			"Attention":         func() { Attention(out, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD) },
+			"AttentionBackward": func() { AttentionBackward(dqkv, dout, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD) },
+			"AttentionCached": func() {
+				AttentionCached(out, qkv, k, k, s.T, pos, s.NH, s.NKV, s.HD, (s.NH+2*s.NKV)*s.HD)
+			},
+		} {
+			Attention(out, lse, qkv, s.B, s.T, s.NH, s.NKV, s.HD)
+			least := uint64(math.MaxUint64) // the runtime's own allocations come and go
+			for try := 0; try < 20 && least > 0; try++ {
+				stripPool = par.Pool[strip]{}
+				runtime.GOMAXPROCS(workers)
+				f()
+				runtime.GOMAXPROCS(1) // so that one has all of the work
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				var held [workers]*strip
+				for turn := range held {
+					f()
+					held[turn] = stripPool.Get() // the one that f had
+				}
+				runtime.ReadMemStats(&after)
+				least = min(least, after.Mallocs-before.Mallocs)
+			}
+			require.Zero(t, least, "%s of %v", name, s)
+		}
 	}
 }

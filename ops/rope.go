@@ -39,7 +39,7 @@ func RopeBackward(dx, cos, sin []float32, n, T, NH, HD, stride int) {
 func rope(x, cos, sin []float32, n, T, NH, HD, stride int, sign float32) {
 	need(HD%2 == 0, "chainrule: ops.Rope: HD is odd")
 	rows := min(n, T)
-	need(n <= 0 || len(x) >= (n-1)*stride+NH*HD && len(cos) >= rows*HD/2 && len(sin) >= rows*HD/2,
+	need(n <= 0 || T > 0 && len(x) >= (n-1)*stride+NH*HD && len(cos) >= rows*HD/2 && len(sin) >= rows*HD/2,
 		"chainrule: ops.Rope: a slice is too short")
 	ropeLoop.For(n, grain(NH*HD), ropeArgs{x, cos, sin, T, NH, HD, stride, sign})
 }

@@ -95,7 +95,7 @@ type shape struct{ rows, out, in int }
 // shapes has the corners first (no rows, one of everything, primes around
 // register tiles and vectors), then sizes that blocked implementations cut.
 var shapes = []shape{
-	{0, 3, 5}, {1, 1, 1}, {1, 1, 2}, {1, 2, 1}, {2, 1, 1}, {1, 5, 7}, {2, 3, 4}, {3, 7, 2}, {5, 3, 1}, {4, 4, 4},
+	{0, 3, 5}, {70, 0, 13}, {70, 13, 0}, {1, 1, 1}, {1, 1, 2}, {1, 2, 1}, {2, 1, 1}, {1, 5, 7}, {2, 3, 4}, {3, 7, 2}, {5, 3, 1}, {4, 4, 4},
 	{7, 13, 11}, {8, 16, 32}, {5, 9, 64}, {17, 31, 33}, {1, 97, 129}, {3, 64, 65}, {16, 48, 96}, {49, 50, 51},
 	{1, 300, 513}, {2, 257, 100}, {130, 65, 257}, {33, 515, 12}, {257, 20, 300}, {145, 147, 290}, {64, 128, 384},
 }
@@ -658,6 +658,8 @@ func lengths(be backend.Backend, o Options) error {
 		{"Linear with short x", func() error { return be.Linear(p.y.v, less(p.x), p.m, s.rows) }},
 		{"Linear with short w.Data", func() error { return be.Linear(p.y.v, p.x.v, &short, s.rows) }},
 		{"Linear with negative rows", func() error { return be.Linear(p.y.v, p.x.v, p.m, -1) }},
+		{"Linear without a Matrix", func() error { return be.Linear(p.y.v, p.x.v, nil, s.rows) }},
+		{"LinearBackward without a Matrix", func() error { return be.LinearBackward(p.dx.v, p.dw.v, p.dy.v, p.x.v, nil, s.rows) }},
 		{"LinearBackward with short dx", func() error { return be.LinearBackward(less(p.dx), nil, p.dy.v, p.x.v, p.m, s.rows) }},
 		{"LinearBackward with short dw", func() error { return be.LinearBackward(nil, less(p.dw), p.dy.v, p.x.v, p.m, s.rows) }},
 		{"LinearBackward with short dy", func() error { return be.LinearBackward(p.dx.v, nil, less(p.dy), p.x.v, p.m, s.rows) }},

@@ -158,8 +158,8 @@ func (b *plain) Linear(y, x []float32, w *backend.Matrix, rows int) error {
 	if b.allocate {
 		sink = make([]float32, 9)
 	}
-	if rows < 0 {
-		panic("chainrule: negative")
+	if w == nil || rows < 0 {
+		panic("chainrule: nil or negative")
 	}
 	in, out := w.In, w.Out
 	y, x = b.cut(y, rows*out), b.cut(x, rows*in)
@@ -191,8 +191,8 @@ func (b *plain) Linear(y, x []float32, w *backend.Matrix, rows int) error {
 }
 
 func (b *plain) LinearBackward(dx, dw, dy, x []float32, w *backend.Matrix, rows int) error {
-	if rows < 0 {
-		panic("chainrule: negative")
+	if w == nil || rows < 0 {
+		panic("chainrule: nil or negative")
 	}
 	if b.failDX {
 		return errors.New("the device is gone")

@@ -114,10 +114,12 @@ func spread(out, dy []float32, step int, row []float32, n int) {
 }
 
 func check(w *backend.Matrix, rows int) {
-	if rows < 0 {
+	switch {
+	case w == nil:
+		panic("chainrule: nil Matrix")
+	case rows < 0:
 		panic("chainrule: rows is negative")
-	}
-	if w.Out < 0 || w.In < 0 {
+	case w.Out < 0 || w.In < 0:
 		panic("chainrule: Matrix has a negative size")
 	}
 }

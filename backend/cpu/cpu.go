@@ -13,10 +13,10 @@
 // alone: the same input gives the same bits at any GOMAXPROCS, and with
 // CHAINRULE_ISA=generic on all architectures.
 //
-// A Backend holds up to 2 MB of scratch memory for every goroutine that ever
-// computed tiles at the same time, at least GOMAXPROCS of them after the first
-// call: a call allocates nothing after the first of its shape. It keeps nothing
-// of a Matrix.
+// A Backend holds up to 3 MB of scratch memory (more where a matrix has more than
+// 16384 columns) for every goroutine that ever computed tiles at the same time,
+// at least GOMAXPROCS of them after the first call: a call allocates nothing
+// after the first of its shape. It keeps nothing of a Matrix.
 package cpu
 
 import (
@@ -94,10 +94,12 @@ func (b *Backend) run(p gemm.Product) {
 }
 
 func check(w *backend.Matrix, rows int) {
-	if rows < 0 {
+	switch {
+	case w == nil:
+		panic("chainrule: nil Matrix")
+	case rows < 0:
 		panic("chainrule: rows is negative")
-	}
-	if w.Out < 0 || w.In < 0 {
+	case w.Out < 0 || w.In < 0:
 		panic("chainrule: Matrix has a negative size")
 	}
 }

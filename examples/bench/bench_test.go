@@ -204,9 +204,27 @@ func TestTheInstructionSetIsTheOneGiven(t *testing.T) {
 }
 
 func TestTooLargeIsSaidBeforeItIsTried(t *testing.T) {
+	for _, mode := range []string{"-json", "-generate"} {
+		var out bytes.Buffer
+		err := run(t.Context(), []string{mode, "-model", "Qwen3-0.6B", "-B", "20000", "-T", "2048"}, nil, &out)
+		require.Error(t, err, mode)
+		require.Empty(t, out.String(), mode)
+	}
+}
+
+// Nobody wants to hear of it when all is measured.
+func TestAPictureThatCannotBeWrittenIsSaidFirst(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, canDraw(file))
+	require.NoFileExists(t, file)
+	require.NoError(t, os.WriteFile(file, []byte("old"), 0o666))
+	require.NoError(t, canDraw(file))
+	old, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, "old", string(old))
 	var out bytes.Buffer
-	err := run(t.Context(), []string{"-model", "Qwen3-0.6B", "-B", "20000", "-T", "2048"}, nil, &out)
-	require.Error(t, err)
+	err = run(t.Context(), []string{"-scaling", "-model", "tiny", "-png", filepath.Join(file, "scaling.png")}, nil, &out)
+	require.ErrorContains(t, err, "-png: ")
 	require.Empty(t, out.String())
 }
 
@@ -218,6 +236,21 @@ func TestASignalStopsIt(t *testing.T) {
 		err := run(ctx, []string{mode, "-model", "tiny", "-T", "16"}, nil, &out)
 		require.ErrorIs(t, err, os.ErrClosed, mode)
 	}
+}
+
+func TestASignalStopsServing(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	in, requests := io.Pipe()
+	defer requests.Close()
+	out, answers := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, []string{"-serve"}, in, answers) }()
+	_, err := io.WriteString(requests, `{"do":"hello"}`+"\n")
+	require.NoError(t, err)
+	_, err = out.Read(make([]byte, 1000))
+	require.NoError(t, err)
+	cancel(os.ErrClosed) // and there is no further request
+	require.ErrorIs(t, <-done, os.ErrClosed)
 }
 
 func TestCtrlCEndsTheProcess(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"runtime"
-	"time"
 
 	"github.com/chainrule-go/chainrule"
 	"github.com/chainrule-go/chainrule/backend/cpu"
@@ -40,9 +39,16 @@ func generateBytes(c chainrule.Config, B, T int) float64 {
 	return 4 * (weights + cache)
 }
 
-// generateTime generates T tokens greedily, one pass after the other, and
-// returns the seconds of the passes behind the first one.
-func generateTime(ctx context.Context, s *chainrule.Session, B, T int) (float64, error) {
+// generateMemory is the memory of generating T tokens of each of B sequences:
+// weights, keys and values, and logits.
+func generateMemory(c chainrule.Config, B, T int) int64 {
+	cache := 2 * int64(c.NLayers) * int64(T) * int64(c.NKVHeads*c.HeadDim)
+	return 4 * (int64(c.NumParams()) + int64(B)*(cache+int64(c.VocabSize)))
+}
+
+// generate generates T tokens of each of B sequences greedily, one pass after
+// the other.
+func generate(ctx context.Context, s *chainrule.Session, B, T int) error {
 	for i := range B {
 		s.Truncate(i, 0)
 	}
@@ -50,24 +56,20 @@ func generateTime(ctx context.Context, s *chainrule.Session, B, T int) (float64,
 	for i := range tokens {
 		tokens[i] = 1
 	}
-	var start time.Time
-	for i := range T {
-		if i == 1 {
-			start = time.Now()
-		}
+	for range T {
 		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 		logits, err := s.Step(tokens)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		V := len(logits) / B
 		for b := range tokens {
 			tokens[b] = likeliest(logits[b*V:][:V])
 		}
 	}
-	return time.Since(start).Seconds(), nil
+	return nil
 }
 
 func likeliest(logits []float32) int32 {
@@ -94,6 +96,15 @@ func runGenerate(ctx context.Context, o *options, p *printer) error {
 	} else {
 		threads = append(threads, o.threads)
 	}
+	for _, name := range models {
+		c, err := shape(name, o.untied, o.T)
+		if err != nil {
+			return err
+		}
+		if err := cli.CheckMemory(generateMemory(c, o.B, o.T)); err != nil {
+			return err
+		}
+	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(o.threads))
 	var meters []*meter
 	var all [2]peaks
@@ -113,9 +124,6 @@ func runGenerate(ctx context.Context, o *options, p *printer) error {
 	for _, name := range models {
 		c, err := shape(name, o.untied, o.T)
 		if err != nil {
-			return err
-		}
-		if err := cli.CheckMemory(int64(4*c.NumParams()) + int64(generateBytes(c, o.B, o.T))); err != nil {
 			return err
 		}
 		be, err := cpu.New(cpu.Options{})
@@ -172,10 +180,7 @@ func runGenerate(ctx context.Context, o *options, p *printer) error {
 func generateOne(ctx context.Context, o *options, m *meter, name string, c chainrule.Config, s *chainrule.Session) (generateRow, error) {
 	row := generateRow{Model: name, B: o.B, T: o.T, Threads: m.threads, Bytes: generateBytes(c, o.B, o.T)}
 	var err error
-	row.Time, err = m.time(o.secondsOr(2), false, func() error {
-		_, err := generateTime(ctx, s, o.B, o.T)
-		return err
-	})
+	row.Time, err = m.time(o.secondsOr(2), false, func() error { return generate(ctx, s, o.B, o.T) })
 	if err != nil {
 		return row, err
 	}

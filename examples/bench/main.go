@@ -173,7 +173,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 	case o.T < 1 || o.T > most:
 		return nil, cli.Usagef("-T is %d, want 1 to %d", o.T, most)
 	case o.threads < 0 || o.threads > runtime.NumCPU():
-		return nil, cli.Usagef("-threads is %d, want 1 to %d: this machine has no more cores", o.threads, runtime.NumCPU())
+		return nil, cli.Usagef("-threads is %d, want 0 to %d: this machine has no more cores", o.threads, runtime.NumCPU())
 	case !(o.seconds >= 0 && o.seconds < 1e6):
 		return nil, cli.Usagef("-seconds is %v, want 0 or a positive number", o.seconds)
 	case o.limit <= 0:
@@ -209,6 +209,9 @@ func checkISA(name string) error {
 			return nil
 		}
 		have += " " + s.String()
+	}
+	if cap := os.Getenv("CHAINRULE_ISA"); cap != "" {
+		have += ", because CHAINRULE_ISA is " + cap
 	}
 	return cli.Usagef("-isa is %q, but this program has here:%s", name, have)
 }

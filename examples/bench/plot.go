@@ -48,9 +48,6 @@ func drawScaling(path, title string, list []sweep, base chainrule.Config, o *opt
 			plots[y][x].Draw(canvas)
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-		return err
-	}
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -60,6 +57,23 @@ func drawScaling(path, title string, list []sweep, base chainrule.Config, o *opt
 		err = e
 	}
 	return err
+}
+
+// canDraw makes the directory of a picture, and finds out whether it can be
+// written, before minutes of measurements. A picture from before stays.
+func canDraw(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return err
+	}
+	_, missing := os.Stat(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
+	}
+	if missing != nil {
+		os.Remove(path)
+	}
+	return f.Close()
 }
 
 func plotSweep(s sweep, fixed string) (*plot.Plot, error) {

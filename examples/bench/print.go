@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -152,9 +151,6 @@ func runStep(ctx context.Context, o *options, p *printer) error {
 		return err
 	}
 	r, all, err := measureStep(ctx, o, c)
-	if errors.Is(err, errLimit) {
-		return fmt.Errorf("%w: nothing is measured yet; give a longer -limit or a smaller -model", err)
-	}
 	if err != nil {
 		return err
 	}

@@ -77,6 +77,9 @@ func runScaling(ctx context.Context, o *options, p *printer) error {
 	if err != nil {
 		return err
 	}
+	if err := canDraw(o.png); err != nil {
+		return fmt.Errorf("-png: %w", err)
+	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(o.threads))
 	m, all := o.meters(ctx, o.threads)
 	o.progress("")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,11 +71,30 @@ type server struct {
 // serve answers requests until the input ends.
 func serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	s := &server{ctx: ctx}
-	lines := bufio.NewScanner(in)
-	for lines.Scan() {
+	requests, end := make(chan []byte), make(chan error, 1)
+	go func() { // a signal stops us while we wait for the next one, too
+		lines := bufio.NewScanner(in)
+		for lines.Scan() {
+			select {
+			case requests <- bytes.Clone(lines.Bytes()):
+			case <-ctx.Done():
+				return
+			}
+		}
+		end <- lines.Err()
+	}()
+	for {
+		var line []byte
+		select {
+		case line = <-requests:
+		case err := <-end:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 		var r request
 		var a answer
-		err := json.Unmarshal(lines.Bytes(), &r)
+		err := json.Unmarshal(line, &r)
 		if err == nil {
 			a, err = s.answer(r)
 		}
@@ -88,11 +108,13 @@ func serve(ctx context.Context, in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	return lines.Err()
 }
 
 func (s *server) answer(r request) (a answer, err error) {
-	if r.Threads < 1 || r.Threads > runtime.NumCPU() {
+	if r.Threads > runtime.NumCPU() {
+		return a, fmt.Errorf("%d threads are more than the cores, %d", r.Threads, runtime.NumCPU())
+	}
+	if r.Threads < 1 {
 		r.Threads = runtime.NumCPU()
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(r.Threads))
@@ -236,10 +258,7 @@ func (s *server) prepare(r request) error {
 			return err
 		}
 		s.free = func() { be.Close() }
-		s.run = func() error {
-			_, err := generateTime(s.ctx, session, 1, r.T)
-			return err
-		}
+		s.run = func() error { return generate(s.ctx, session, 1, r.T) }
 		return nil
 	}
 	c, err := shape(r.Model, r.Untied, r.T)

@@ -9,7 +9,7 @@ const (
 
 // dotGrid cuts W into tiles of whole rows.
 func (p *Product) dotGrid(cores int) {
-	p.tm = max(p.m, 1)
+	p.tm = p.m
 	p.tn = even(p.n, max(ceil(p.n, tiles*cores), ceil(dotTile, max(p.k, 1))), 4)
 }
 

@@ -64,7 +64,8 @@ func (l *lines) begin(o operand, lane, k, steps int) {
 	}
 }
 
-// ahead is what a tile has fetched: the next panel of B, and, while it takes a block of A panel by panel, its next panel.
+// ahead is what a tile has fetched: the next panel of B, and, while it takes a
+// block of A panel by panel, its next panel.
 type ahead struct {
 	b, panel lines
 	rows     [maxPairs + 1]int // the distances of the rows of C, in bytes, a pair of lines after the other

@@ -7,15 +7,16 @@
 // A with it, from the second-level cache, packed or where they lie.
 //
 // Few rows of x, where W comes from memory for little work, have kernels that
-// read it in order: of dot products and of W xᵀ for x Wᵀ, of strips for dx and dW.
+// read it as the memory is fastest: of dot products and of W xᵀ for x Wᵀ, of
+// strips for dx and dW.
 //
 // How an element is summed depends on the shape alone, not on the grid or on
 // who computes the tile, so the bits are the same at any GOMAXPROCS. Kernels
 // accumulate up to kBlock products in one float32, fused, and add such sums in
 // the order of k; below 2·kBlock products there are two sums, because the
 // error of one that only grows is several times √K·2⁻²⁴·Σ|a||b|/4. Fewer than
-// minK products are summed in float64: there are too few
-// for their rounding errors to cancel.
+// minK products are summed in float64: there are too few for their rounding
+// errors to cancel.
 //
 // Without a kernel for the processor, portable.go sums all products in
 // float64.
@@ -90,6 +91,8 @@ func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores
 		}
 	}
 	switch {
+	case m == 0 || n == 0: // there are no tiles
+		p.how, p.tm, p.tn = dots, 1, 1
 	case p.slim != nil:
 		p.how = thin
 		p.thinGrid(cores)
@@ -113,7 +116,7 @@ func (q *kernel) product(c []float32, a, b operand, m, n, k int, add bool, cores
 	return p
 }
 
-const tiles = 4 // how many tiles a grid without a kernel should have for each core
+const tiles = 4 // how many tiles a grid that is not measured out should have for each core
 
 func ceil(a, b int) int { return (a + b - 1) / b }
 

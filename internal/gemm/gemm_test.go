@@ -57,7 +57,7 @@ func compare(t *testing.T, c, c0 []float32, ldc int, a, b operand, m, n, k int, 
 				t.Fatalf("m=%d n=%d k=%d: c[%d,%d] is %v, want %v ± %.2g", m, n, k, i, j, got, want, bound)
 			}
 		}
-		if i+1 < m {
+		if i+1 < m && n < ldc {
 			require.Equal(t, c0[i*ldc+n:(i+1)*ldc], c[i*ldc+n:(i+1)*ldc], "between rows %d and %d", i, i+1)
 		}
 	}
@@ -108,6 +108,26 @@ func TestProducts(t *testing.T) {
 		for _, d := range sizes {
 			for form := range forms {
 				checkProduct(t, q, rng, d[0], d[1], d[2], form, form == 2)
+			}
+		}
+	})
+}
+
+// A product without rows or columns has no tiles, and one of sums without
+// products is 0, or what was there.
+func TestEmptyProducts(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(5, 6))
+		some := []int{0, 1, 11, 13, 50, 400, 1024, 1030}
+		for _, m := range some {
+			for _, n := range some {
+				for _, k := range some {
+					for form := range forms {
+						if m == 0 || n == 0 || k == 0 && m*n < 1<<16 {
+							checkProduct(t, q, rng, m, n, k, form, form == 2)
+						}
+					}
+				}
 			}
 		}
 	})
@@ -185,6 +205,17 @@ func TestRunAllocatesNothingAfterReserve(t *testing.T) {
 				require.Zero(t, fewest, "%s m=%d n=%d k=%d", f.name, m, n, k)
 			}
 		}
+	})
+}
+
+// dW of one output is made as dx is, which copies no rows of x.
+func TestReserveMakesNoMoreThanRunTakes(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		const rows, in = 10000, 1024
+		p := q.product(nil, operand{nil, 1, 1}, operand{nil, 1, in}, 1, in, rows, true, 1)
+		var s Scratch
+		s.Reserve(1, &p)
+		require.Zero(t, len(s.free[0].rows))
 	})
 }
 

@@ -153,7 +153,7 @@ func TestSmallKernel(t *testing.T) {
 				}
 				q.small.mul(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &f.at)
 				near(t, wantC, c, "rows=%d cols=%d k=%d", rows, cols, k)
-				if q.lanes == 16 { // the others do not fetch
+				if q.lanes > 4 { // NEON does not fetch
 					require.Equal(t, want, f)
 				}
 			}

@@ -36,6 +36,9 @@ func (q *kernel) panel() int {
 	return q.small.cols
 }
 
+// Reserve makes room for a matrix [k,n]; what p was is lost.
+func (p *Panels) Reserve(k, n int) { p.shape(best, k, n) }
+
 func (p *Panels) shape(q *kernel, k, n int) {
 	p.k, p.n = k, n
 	if size := even(n, n, q.panel()) * k; len(p.data) < size {

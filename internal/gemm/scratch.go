@@ -59,8 +59,9 @@ func (m *memory) reserve(p *Product) {
 }
 
 // Scratch is a free list of the memory that goroutines need while they compute
-// tiles: up to 2 MB for each that does at the same time. The zero Scratch is
-// ready. (A sync.Pool would allocate again now and then.)
+// tiles: up to 3 MB for each that does at the same time, if rows of A and B have
+// up to 16384 elements. The zero Scratch is ready. (A sync.Pool would allocate
+// again now and then.)
 type Scratch struct {
 	mu   sync.Mutex
 	free []*memory
@@ -81,8 +82,10 @@ func (s *Scratch) Reserve(n int, p *Product) {
 		case blocked:
 			m.block().reserve(p)
 		case strip:
-			m.block().reserve(p)
-			m.reserve(p)
+			if p.packed { // dW
+				m.block().reserve(p)
+				m.reserve(p)
+			}
 		case rank:
 			m.reserve(p)
 		case portable:

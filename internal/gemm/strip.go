@@ -36,13 +36,13 @@ func (p *Product) strips() bool {
 func (p *Product) stripGrid(cores int) {
 	q, two := p.kern, ceil(p.k, 2)
 	if p.a.step == 1 {
-		p.kb = even(p.k, min(q.stripDepth, max(stripB/max(p.n, 1), 8), two), 1)
-		p.tm, p.tn = max(p.m, 1), even(p.n, ceil(p.n, cores), q.cols)
+		p.kb = even(p.k, min(q.stripDepth, max(stripB/p.n, 8), two), 1)
+		p.tm, p.tn = p.m, even(p.n, ceil(p.n, cores), q.cols)
 		return
 	}
 	p.kb, p.chunk, p.packed = p.k, two, true
 	p.tm = even(p.m, min(ceil(p.m, tiles*cores), rowBlock), q.rows)
-	p.tn = max(p.n, 1)
+	p.tn = p.n
 }
 
 // walk is memory that a kernel fetches row by row, and notes how far it came. To

@@ -5,9 +5,9 @@ import (
 	"unsafe"
 )
 
-// Few rows of x Wᵀ, but more than dots are best for, are computed as W xᵀ: W
-// is read once, in order and where it lies, and only x is packed. A tile is
-// some rows of W with all rows of x; its transpose yᵀ is what the kernel makes.
+// Few rows of x Wᵀ, where dots are not best, are computed as W xᵀ: W is read
+// once, where it lies, in order or in a few streams, and only x is packed. A tile
+// is some rows of W with all rows of x; its transpose yᵀ is what the kernel makes.
 
 // thinTile is a kernel for x of few rows: so many rows of W by so many of x.
 type thinTile struct {

@@ -59,6 +59,21 @@ func (l *Loop[A]) For(n, grain int, args A) {
 type Pool[T any] struct {
 	mu   sync.Mutex
 	free []*T
+	made int
+}
+
+// Reserve makes as many as n callers take at the same time, and has f prepare
+// those that Get returns next: so a worker who comes when the first loop is over
+// need not allocate.
+func (p *Pool[T]) Reserve(n int, f func(*T)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ; p.made < n; p.made++ {
+		p.free = append(p.free, new(T))
+	}
+	for i := max(0, len(p.free)-n); i < len(p.free); i++ {
+		f(p.free[i])
+	}
 }
 
 // Get returns something given to Put before, or a new zero T.
@@ -67,6 +82,7 @@ func (p *Pool[T]) Get() *T {
 	defer p.mu.Unlock()
 	n := len(p.free)
 	if n == 0 {
+		p.made++
 		return new(T)
 	}
 	x := p.free[n-1]

@@ -105,6 +105,27 @@ func TestForAllocatesNothing(t *testing.T) {
 	}
 }
 
+func TestPoolReserves(t *testing.T) {
+	var p Pool[int]
+	prepare := func(x *int) { *x++ }
+	p.Reserve(3, prepare)
+	a, b := p.Get(), p.Get()
+	p.Reserve(3, prepare) // two of them are out
+	if *a != 1 || *b != 1 {
+		t.Fatalf("what was taken was prepared again: %d, %d", *a, *b)
+	}
+	if c, d := p.Get(), p.Get(); *c != 2 || *d != 0 {
+		t.Fatalf("then come %d and %d, want one prepared twice and a new one", *c, *d)
+	}
+	p.Put(a)
+	p.Reserve(-1, prepare)
+	p.Put(b)
+	p.Reserve(1, prepare)
+	if *a != 1 || *b != 2 {
+		t.Fatalf("%d and %d, want that only the next one is prepared", *a, *b)
+	}
+}
+
 func BenchmarkForkJoin(b *testing.B) {
 	hits := make([]atomic.Int32, 2)
 	for b.Loop() {

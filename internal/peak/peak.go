@@ -131,7 +131,7 @@ func together(threads int, f func(i int)) float64 {
 	base := time.Now()
 	body := func(i int) {
 		if ready.Add(1) == int32(threads) {
-			begin.Store(int64(time.Since(base)))
+			begin.Store(max(1, int64(time.Since(base)))) // a coarse clock may not have moved yet
 		}
 		for begin.Load() == 0 {
 			runtime.Gosched()

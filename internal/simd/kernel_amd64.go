@@ -290,6 +290,7 @@ func kernelAdamW(p, g, m, v []float32, f *AdamW) {
 		goAdamW(p, g, m, v, f)
 	}
 }
+
 func kernelAdamTraffic(p, g, m, v []float32) {
 	switch set {
 	case isa.AVX512:

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,8 +32,13 @@ func Main(m *testing.M, program func()) {
 	program()
 }
 
-// Command is the program with arguments, as a process of its own.
+// Command is the program with arguments, as a process of its own. Ctrl-C ends it
+// even if the tests run behind a shell, which starts them to ignore that: so would
+// the program, but not from a process that receives it.
 func Command(args ...string) *exec.Cmd {
+	if signal.Ignored(os.Interrupt) {
+		signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	}
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), child+"=1")
 	return cmd
