@@ -37,7 +37,11 @@ type kernel struct {
 	stripRows, stripK, stripCached int // the last, where dW is in cache
 	stripDepth                     int // rows of W at a time, at most: they are sums of their own
 
-	// apart: dW copies rows of x a multiple of page apart, and dx of more rows
+	// twice does what strip would do twice for dW, of as many rows as it has, and
+	// whole groups of columns: all products, in two sums; nil: strip does.
+	twice func(c, a, b *float32, ldc, ldb, k, groups int)
+
+	// apart: dW copies rows of x a multiple of half a page apart, and dx of more rows
 	// than the kernel's has W packed, because in a first-level cache of eight
 	// ways few of them find room.
 	apart bool

@@ -387,6 +387,23 @@ func streamsAVX2_4x12(yt *float32, xt *float32, w *float32, k int, chunk int, gr
 //go:noescape
 func streamsAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
+// twiceAVX2_6x16 multiplies 6 rows of A, [k, 6], with B:
+//
+//	for i := range 6 {
+//		for j := range 16 * groups {
+//			var s [2]float32
+//			for l := range k {
+//				s[l%2] = fma(a[l*6+i], b[l*ldb+j], s[l%2])
+//			}
+//			c[i*ldc+j] += s[0] + s[1]
+//		}
+//	}
+//
+// It fetches the next rows of C.
+//
+//go:noescape
+func twiceAVX2_6x16(c *float32, a *float32, b *float32, ldc int, ldb int, k int, groups int)
+
 // smallAVX512_6x64 multiplies rows of A with columns of B:
 //
 //	for i := range rows { // ≥ 1

@@ -327,6 +327,37 @@ func TestStripKernel(t *testing.T) {
 	})
 }
 
+// Every number of products and of groups, against the loop in the kernel's comment.
+func TestTwiceKernel(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		if q.twice == nil {
+			t.Skip("strip does it")
+		}
+		rng := rand.New(rand.NewPCG(29, 30))
+		for k := minK; k <= q.stripK; k++ {
+			for groups := 1; groups <= 3; groups++ {
+				cols := groups * q.cols
+				ldb, ldc := cols+rng.IntN(3), cols+rng.IntN(3)
+				a := guarded(t, special(rng, random(rng, k*q.rows)))
+				b := guarded(t, special(rng, random(rng, (k-1)*ldb+cols)))
+				c := guarded(t, special(rng, random(rng, (q.rows-1)*ldc+cols)))
+				want := slices.Clone(c)
+				for i := range q.rows {
+					for j := range cols {
+						var s [2]float32
+						for l := range k {
+							s[l%2] = fma32(a[l*q.rows+i], b[l*ldb+j], s[l%2])
+						}
+						want[i*ldc+j] += s[0] + s[1]
+					}
+				}
+				q.twice(&c[0], &a[0], &b[0], ldc, ldb, k, groups)
+				near(t, want, c, "k=%d groups=%d", k, groups)
+			}
+		}
+	})
+}
+
 // What is measured is a product.
 func TestCachedIsAProduct(t *testing.T) {
 	kernelsOnly(t, func(t *testing.T, q *kernel) {

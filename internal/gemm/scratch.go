@@ -35,8 +35,8 @@ func (m *memory) thin() *thinBlock {
 }
 
 // shared reports whether the rows of x, of which dW is made, fall on the same
-// set of the first-level cache, and are copied.
-func (p *Product) shared() bool { return p.add && p.kern.apart && p.b.step%page == 0 }
+// set of the first-level cache, or on two, and are copied.
+func (p *Product) shared() bool { return p.add && p.kern.apart && p.b.step%(page/2) == 0 }
 
 // apart returns the columns c0 to c1 of B and the distance of its rows; copied,
 // if that is better.

@@ -11,6 +11,7 @@ const (
 	stripB    = 32 << 10  // floats of the rows of W at a time, at most, but for very long ones
 	stripC    = 512 << 10 // floats of dW, of which fewer are in cache
 	stripL1   = 12 << 10  // floats of x that stay in the first-level cache with rows of dW
+	stripL2   = 32 << 10  // the same, of the second-level cache, that the kernel twice takes
 	stripCols = 192       // columns at a time, of which W stays in the first-level cache for all rows of dx
 )
 
@@ -98,7 +99,10 @@ func (p *Product) stripW(mem *memory, r0, r1 int) {
 	p.copyA(m, r0, 0, p.k, groups)
 	count := groups[0].n + groups[1].n
 	high, wide := 1, p.n // of a block, in panels and columns
-	if p.k*p.n > stripL1 {
+	switch {
+	case q.twice != nil:
+		high, wide = count, even(p.n, stripL2/p.k, q.cols)
+	case p.k*p.n > stripL1:
 		high, wide = 8, 96
 	}
 	for i0 := 0; i0 < count; i0 += high {
@@ -108,6 +112,14 @@ func (p *Product) stripW(mem *memory, r0, r1 int) {
 			for i := i0; i < i1; i++ {
 				r, h := panelOf(groups, i)
 				a := m.a[i*q.stepA(p.k):]
+				c0, n := c0, n
+				if groups := n / q.cols; q.twice != nil && h == q.rows && groups > 0 {
+					q.twice(&p.c[(r0+r)*p.n+c0], &a[0], &b[c0], p.n, ldb, p.k, groups)
+					if n %= q.cols; n == 0 {
+						continue
+					}
+					c0 += groups * q.cols
+				}
 				then, at := i+1, c0
 				switch {
 				case then < i1:

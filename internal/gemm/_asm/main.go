@@ -42,6 +42,7 @@ func main() {
 			thin(v, t)
 		}
 	}
+	twice(avx2)
 	small(avx512)
 	small(avx2)
 	transposeAVX512()

@@ -170,3 +170,102 @@ func strip(v isa) {
 	VZEROUPPER()
 	RET()
 }
+
+// twice writes the kernel for few products an element of dW, in two sums: three
+// rows of six at a time, whole groups of columns.
+func twice(v isa) {
+	const half, sums = 3, 2
+	rows, vecs := 2*half, v.tile.vecs
+	cols := vecs * v.lanes
+	name := fmt.Sprintf("twice%s_%dx%d", v.name, rows, cols)
+	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, ldb, k, groups int)")
+	Pragma("noescape")
+	Doc(name+fmt.Sprintf(" multiplies %d rows of A, [k, %d], with B:", rows, rows), "",
+		fmt.Sprintf("\tfor i := range %d {", rows),
+		fmt.Sprintf("\t\tfor j := range %d * groups {", cols),
+		"\t\t\tvar s [2]float32",
+		"\t\t\tfor l := range k {",
+		fmt.Sprintf("\t\t\t\ts[l%%2] = fma(a[l*%d+i], b[l*ldb+j], s[l%%2])", rows),
+		"\t\t\t}",
+		"\t\t\tc[i*ldc+j] += s[0] + s[1]",
+		"\t\t}",
+		"\t}", "",
+		"It fetches the next rows of C.")
+	var (
+		c      = grid{[]GPPhysical{RDI, R14}, R8, R9}
+		a, b   = RDX, RBX
+		ldb, l = R11, RCX
+		acc    = func(i, j, s int) VecPhysical { return v.reg[(i*vecs+j)*sums+s] }
+		bj     = v.reg[half*vecs*sums:][:vecs]
+		ai     = v.reg[half*vecs*sums+vecs:]
+	)
+	Load(Param("c"), c.base[0])
+	Load(Param("a"), RSI)
+	Load(Param("b"), R10)
+	loadBytes("ldc", c.ld)
+	loadBytes("ldb", ldb)
+	Load(Param("groups"), R12)
+	LEAQ(Mem{Base: c.ld, Index: c.ld, Scale: 2}, c.ld3)
+	Label("group")
+	c.spread()
+	LEAQ(c.row(rows, 0), R13)
+	next := grid{[]GPPhysical{R13, R15}, c.ld, c.ld3}
+	next.spread()
+	for h := range rows / half {
+		to := func(s string) string { return fmt.Sprintf("%s%d", s, h) }
+		step := func(s int) {
+			for j := range vecs {
+				m := at(b, j*v.bytes())
+				if s > 0 {
+					m.Index, m.Scale = ldb, 1
+				}
+				VMOVUPS(m, bj[j])
+			}
+			for i := range half {
+				x := ai[i%len(ai)]
+				VBROADCASTSS(at(a, 4*(s*rows+h*half+i)), x)
+				for j := range vecs {
+					VFMADD231PS(bj[j], x, acc(i, j, s))
+				}
+			}
+		}
+		for i := range half * vecs * sums {
+			v.zero(v.reg[i])
+		}
+		MOVQ(RSI, a)
+		MOVQ(R10, b)
+		Load(Param("k"), l)
+		SHRQ(Imm(1), l)
+		Label(to("k"))
+		step(0)
+		step(1)
+		LEAQ(Mem{Base: b, Index: ldb, Scale: 2}, b)
+		ADDQ(Imm(uint64(4*sums*rows)), a)
+		DECQ(l)
+		JNZ(LabelRef(to("k")))
+		Load(Param("k"), l)
+		TESTQ(U32(1), l)
+		JZ(LabelRef(to("sum")))
+		step(0)
+		Label(to("sum"))
+		for i := range half {
+			PREFETCHT1(next.row(h*half+i, 0))
+			for j := range vecs {
+				m, r := c.row(h*half+i, j*v.bytes()), acc(i, j, 0)
+				VADDPS(acc(i, j, 1), r, r)
+				VADDPS(m, r, r)
+			}
+		}
+		for i := range half { // not earlier: loads wait for stores that may be to the same place in a page
+			for j := range vecs {
+				VMOVUPS(acc(i, j, 0), c.row(h*half+i, j*v.bytes()))
+			}
+		}
+	}
+	ADDQ(I32(4*cols), c.base[0])
+	ADDQ(I32(4*cols), R10)
+	DECQ(R12)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
