@@ -133,6 +133,29 @@ func TestEmptyProducts(t *testing.T) {
 	})
 }
 
+// Bits of dW of few rows do not depend on the grid, where panels have other rows.
+func TestBitsOfStripsAnyGrid(t *testing.T) {
+	kernelsOnly(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(31, 32))
+		for _, m := range []int{100, 299, 770} {
+			for _, k := range []int{12, 17, 24} {
+				const n = 200
+				dy, x, dw := random(rng, k*m), random(rng, k*n), random(rng, m*n)
+				var want []float32
+				for _, cores := range []int{1, 2, 3, 7} {
+					c := append([]float32(nil), dw...)
+					p := q.product(c, operand{dy, 1, m}, operand{x, 1, n}, m, n, k, true, cores)
+					p.Run(new(Scratch), 0, p.Tiles())
+					if want == nil {
+						want = c
+					}
+					require.Equal(t, want, c, "%d %d, %d cores", m, k, cores)
+				}
+			}
+		}
+	})
+}
+
 // Each core reads W upwards, whichever end its tiles are dealt from.
 func TestTilesAreTakenInOrder(t *testing.T) {
 	for n := 1; n < 20; n++ {
