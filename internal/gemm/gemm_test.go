@@ -133,6 +133,21 @@ func TestEmptyProducts(t *testing.T) {
 	})
 }
 
+// The last tile has few rows or many, as it happens: the bits stay.
+func TestTheSizeOfTheLastTileDoesNotMatter(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(25, 26))
+		for m := 60; m < 80; m++ {
+			for _, k := range []int{5, 13, 16, 24, 40} {
+				for form := range forms {
+					checkProduct(t, q, rng, m, 70, k, form, form == 2)
+					checkProduct(t, q, rng, 70, m, k, form, form == 2)
+				}
+			}
+		}
+	})
+}
+
 // Each core reads W upwards, whichever end its tiles are dealt from.
 func TestTilesAreTakenInOrder(t *testing.T) {
 	for n := 1; n < 20; n++ {
