@@ -393,13 +393,15 @@ func streamsAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, gr
 //		for j := range 16 * groups {
 //			var s [2]float32
 //			for l := range k {
-//				s[l%2] = fma(a[l*6+i], b[l*ldb+j], s[l%2])
+//				h := l / ((k + 1) / 2)
+//				s[h] = fma(a[l*6+i], b[l*ldb+j], s[h])
 //			}
-//			c[i*ldc+j] += s[0] + s[1]
+//			c[i*ldc+j] = c[i*ldc+j] + s[0] + s[1]
 //		}
 //	}
 //
-// It fetches the next rows of C.
+// That is what strip does with half of the products, then with the others. It
+// fetches the next rows of C.
 //
 //go:noescape
 func twiceAVX2_6x16(c *float32, a *float32, b *float32, ldc int, ldb int, k int, groups int)

@@ -346,12 +346,20 @@ func TestTwiceKernel(t *testing.T) {
 					for j := range cols {
 						var s [2]float32
 						for l := range k {
-							s[l%2] = fma32(a[l*q.rows+i], b[l*ldb+j], s[l%2])
+							h := l / ceil(k, 2)
+							s[h] = fma32(a[l*q.rows+i], b[l*ldb+j], s[h])
 						}
-						want[i*ldc+j] += s[0] + s[1]
+						want[i*ldc+j] = want[i*ldc+j] + s[0] + s[1]
 					}
 				}
+				bits := slices.Clone(c)
+				for l, n := 0, ceil(k, 2); l < k; l += n {
+					q.strip(&bits[0], &a[l*q.rows], &b[l*ldb], ldc, 1, q.rows, ldb, min(n, k-l), q.rows, cols, true, &new(walk).at)
+				}
 				q.twice(&c[0], &a[0], &b[0], ldc, ldb, k, groups)
+				for i := range c {
+					require.Equal(t, math.Float32bits(bits[i]), math.Float32bits(c[i]))
+				}
 				near(t, want, c, "k=%d groups=%d", k, groups)
 			}
 		}

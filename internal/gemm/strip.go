@@ -96,10 +96,6 @@ func (p *Product) stripW(mem *memory, r0, r1 int) {
 	m.reserve(p)
 	b, ldb := p.apart(mem, 0, p.n)
 	groups := panels(r1-r0, q.rows)
-	if q.twice != nil { // it sums in another order, so it takes the same rows in any grid
-		rest := (r1 - r0) % q.rows
-		groups = [2]group{{(r1 - r0) / q.rows, q.rows}, {min(1, rest), rest}}
-	}
 	p.copyA(m, r0, 0, p.k, groups)
 	count := groups[0].n + groups[1].n
 	high, wide := 1, p.n // of a block, in panels and columns

@@ -185,15 +185,19 @@ func twice(v isa) {
 		fmt.Sprintf("\t\tfor j := range %d * groups {", cols),
 		"\t\t\tvar s [2]float32",
 		"\t\t\tfor l := range k {",
-		fmt.Sprintf("\t\t\t\ts[l%%2] = fma(a[l*%d+i], b[l*ldb+j], s[l%%2])", rows),
+		"\t\t\t\th := l / ((k + 1) / 2)",
+		fmt.Sprintf("\t\t\t\ts[h] = fma(a[l*%d+i], b[l*ldb+j], s[h])", rows),
 		"\t\t\t}",
-		"\t\t\tc[i*ldc+j] += s[0] + s[1]",
+		"\t\t\tc[i*ldc+j] = c[i*ldc+j] + s[0] + s[1]",
 		"\t\t}",
 		"\t}", "",
-		"It fetches the next rows of C.")
+		"That is what strip does with half of the products, then with the others. It",
+		"fetches the next rows of C.")
 	var (
 		c      = grid{[]GPPhysical{RDI, R14}, R8, R9}
+		next   = grid{[]GPPhysical{R13}, R8, R9}
 		a, b   = RDX, RBX
+		a1, b1 = RAX, R15 // from there to the other half
 		ldb, l = R11, RCX
 		acc    = func(i, j, s int) VecPhysical { return v.reg[(i*vecs+j)*sums+s] }
 		bj     = v.reg[half*vecs*sums:][:vecs]
@@ -206,24 +210,29 @@ func twice(v isa) {
 	loadBytes("ldb", ldb)
 	Load(Param("groups"), R12)
 	LEAQ(Mem{Base: c.ld, Index: c.ld, Scale: 2}, c.ld3)
+	Load(Param("k"), b1)
+	INCQ(b1)
+	SHRQ(Imm(1), b1)
+	IMUL3Q(U32(uint32(4*rows)), b1, a1)
+	IMULQ(ldb, b1)
 	Label("group")
 	c.spread()
-	LEAQ(c.row(rows, 0), R13)
-	next := grid{[]GPPhysical{R13, R15}, c.ld, c.ld3}
-	next.spread()
 	for h := range rows / half {
 		to := func(s string) string { return fmt.Sprintf("%s%d", s, h) }
 		step := func(s int) {
 			for j := range vecs {
 				m := at(b, j*v.bytes())
 				if s > 0 {
-					m.Index, m.Scale = ldb, 1
+					m.Index, m.Scale = b1, 1
 				}
 				VMOVUPS(m, bj[j])
 			}
 			for i := range half {
-				x := ai[i%len(ai)]
-				VBROADCASTSS(at(a, 4*(s*rows+h*half+i)), x)
+				x, m := ai[i%len(ai)], at(a, 4*(h*half+i))
+				if s > 0 {
+					m.Index, m.Scale = a1, 1
+				}
+				VBROADCASTSS(m, x)
 				for j := range vecs {
 					VFMADD231PS(bj[j], x, acc(i, j, s))
 				}
@@ -239,8 +248,8 @@ func twice(v isa) {
 		Label(to("k"))
 		step(0)
 		step(1)
-		LEAQ(Mem{Base: b, Index: ldb, Scale: 2}, b)
-		ADDQ(Imm(uint64(4*sums*rows)), a)
+		ADDQ(ldb, b)
+		ADDQ(Imm(uint64(4*rows)), a)
 		DECQ(l)
 		JNZ(LabelRef(to("k")))
 		Load(Param("k"), l)
@@ -248,12 +257,13 @@ func twice(v isa) {
 		JZ(LabelRef(to("sum")))
 		step(0)
 		Label(to("sum"))
+		LEAQ(c.row(rows+h*half, 0), next.base[0])
 		for i := range half {
-			PREFETCHT1(next.row(h*half+i, 0))
+			PREFETCHT1(next.row(i, 0))
 			for j := range vecs {
 				m, r := c.row(h*half+i, j*v.bytes()), acc(i, j, 0)
-				VADDPS(acc(i, j, 1), r, r)
 				VADDPS(m, r, r)
+				VADDPS(r, acc(i, j, 1), r)
 			}
 		}
 		for i := range half { // not earlier: loads wait for stores that may be to the same place in a page
