@@ -30,10 +30,24 @@ func random(rng *rand.Rand, n int) []float32 {
 	return s
 }
 
-var forms = []struct {
+type form struct {
 	name   string
 	at, bt bool // steps lie together
-}{{"NT", true, true}, {"NN", true, false}, {"TN", false, false}}
+}
+
+var forms = []form{{"NT", true, true}, {"NN", true, false}, {"TN", false, false}}
+
+// operands returns A [m,k] and B [k,n] of the form, with these elements.
+func (f form) operands(a, b []float32, m, n, k int) (A, B operand) {
+	A, B = operand{a, k, 1}, operand{b, k, 1}
+	if !f.at {
+		A.lane, A.step = 1, m
+	}
+	if !f.bt {
+		B.lane, B.step = 1, n
+	}
+	return A, B
+}
 
 // compare checks C = A B, or C = c0 + A B, with float64 sums within u√K, and
 // that nothing between the rows was written.
@@ -68,14 +82,7 @@ func compare(t *testing.T, c, c0 []float32, ldc int, a, b operand, m, n, k int, 
 func checkProduct(t *testing.T, q *kernel, rng *rand.Rand, m, n, k, form int, add bool) {
 	t.Helper()
 	f := forms[form]
-	a, b := operand{lane: k, step: 1}, operand{lane: k, step: 1}
-	if !f.at {
-		a = operand{lane: 1, step: m}
-	}
-	if !f.bt {
-		b = operand{lane: 1, step: n}
-	}
-	a.data, b.data = guarded(t, random(rng, m*k)), guarded(t, random(rng, n*k))
+	a, b := f.operands(guarded(t, random(rng, m*k)), guarded(t, random(rng, n*k)), m, n, k)
 	c0 := random(rng, m*n)
 	var first []float32
 	var s Scratch
@@ -173,13 +180,7 @@ func TestProductsShareMemory(t *testing.T) {
 			for _, d := range [][3]int{{50, 70, 40}, {60, 40, 1024}, {33, 100, 90}, {200, 33, 2048}} {
 				for form, f := range forms {
 					m, n, k := d[0], d[1], d[2]
-					a, b := operand{random(rng, m*k), k, 1}, operand{random(rng, n*k), k, 1}
-					if !f.at {
-						a.lane, a.step = 1, m
-					}
-					if !f.bt {
-						b.lane, b.step = 1, n
-					}
+					a, b := f.operands(random(rng, m*k), random(rng, n*k), m, n, k)
 					c0 := random(rng, m*n)
 					c := append([]float32(nil), c0...)
 					p := q.product(c, a, b, m, n, k, form == 2, 1)
@@ -199,13 +200,7 @@ func TestRunAllocatesNothingAfterReserve(t *testing.T) {
 			m, n, k := d[0], d[1], d[2]
 			a, b, c := random(rng, m*k), random(rng, n*k), make([]float32, m*n)
 			for form, f := range forms {
-				A, B := operand{a, k, 1}, operand{b, k, 1}
-				if !f.at {
-					A.lane, A.step = 1, m
-				}
-				if !f.bt {
-					B.lane, B.step = 1, n
-				}
+				A, B := f.operands(a, b, m, n, k)
 				p := q.product(c, A, B, m, n, k, form == 2, 1)
 				fewest := uint64(math.MaxUint64) // the runtime's own come and go
 				for try := 0; try < 5 && fewest > 0; try++ {
