@@ -233,6 +233,7 @@ func FuzzProducts(f *testing.F) {
 	f.Add(uint64(1), uint16(1), uint16(1), uint16(1), uint8(0))
 	f.Add(uint64(2), uint16(70), uint16(33), uint16(321), uint8(1))
 	f.Add(uint64(3), uint16(13), uint16(129), uint16(12), uint8(2))
+	f.Add(uint64(4), uint16(96), uint16(69), uint16(11), uint8(5)) // dW that is not added to
 	f.Fuzz(func(t *testing.T, seed uint64, m, n, k uint16, form uint8) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		for _, s := range isa.Available {

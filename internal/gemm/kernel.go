@@ -37,7 +37,7 @@ type kernel struct {
 	stripRows, stripK, stripCached int // the last, where dW is in cache
 	stripDepth                     int // rows of W at a time, at most: they are sums of their own
 
-	// twice does what strip does in two calls for dW, to the bit, with as many rows
+	// twice does what strip does in two calls that add to dW, to the bit, with as many rows
 	// as it has and whole groups of columns; nil: strip does. Which rows that are
 	// depends on the grid.
 	twice func(c, a, b *float32, ldc, ldb, k, groups int)

@@ -99,8 +99,9 @@ func (p *Product) stripW(mem *memory, r0, r1 int) {
 	p.copyA(m, r0, 0, p.k, groups)
 	count := groups[0].n + groups[1].n
 	high, wide := 1, p.n // of a block, in panels and columns
+	twice := q.twice != nil && p.add
 	switch {
-	case q.twice != nil:
+	case twice:
 		high, wide = count, even(p.n, stripL2/p.k, q.cols)
 	case p.k*p.n > stripL1:
 		high, wide = 8, 96
@@ -113,7 +114,7 @@ func (p *Product) stripW(mem *memory, r0, r1 int) {
 				r, h := panelOf(groups, i)
 				a := m.a[i*q.stepA(p.k):]
 				c0, n := c0, n
-				if groups := n / q.cols; q.twice != nil && h == q.rows && groups > 0 {
+				if groups := n / q.cols; twice && h == q.rows && groups > 0 {
 					q.twice(&p.c[(r0+r)*p.n+c0], &a[0], &b[c0], p.n, ldb, p.k, groups)
 					if n %= q.cols; n == 0 {
 						continue
