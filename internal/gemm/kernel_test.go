@@ -96,10 +96,14 @@ func TestGemmKernel(t *testing.T) {
 				}
 			}
 			want := append([]float32(nil), c0...)
+			eachChunk := q.lanes == 4 // NEON adds them to C one by one, others their sum
 			for i := range panels * rows {
 				a := a[i/rows*step+i%rows*lda:]
 				for j := range cols {
 					var sum float32
+					if add && eachChunk {
+						sum = want[i*ldc+j]
+					}
 					for k0 := 0; k0 < k; k0 += chunk {
 						var s float32
 						for l := k0; l < min(k, k0+chunk); l++ {
@@ -107,7 +111,7 @@ func TestGemmKernel(t *testing.T) {
 						}
 						sum += s
 					}
-					if add {
+					if add && !eachChunk {
 						sum += want[i*ldc+j]
 					}
 					want[i*ldc+j] = sum
