@@ -209,6 +209,7 @@ func (p *printer) step(r *stepReport, k peaks) {
 	products, attention, adam, others := r.groups()
 	p.printf("\nproducts %.1f%%, attention %.1f%%, AdamW %.1f%%, all other ops together %.1f%%\n", products, attention, adam, others)
 	p.printf("Of peak: products and attention of the multiply-adds; others of reads or of AdamW's pattern, above 100%% from caches.\n")
+	p.printf("The ops are timed in steps of their own, where dx and dW are two calls: what is left of the step is that and noise.\n")
 	if r.Noisy || r.Step.Noisy {
 		p.printf("* the cores were never free before and after: the time may be too long\n")
 	}
