@@ -42,7 +42,7 @@ func Backward(m *Model, ws *Workspace, g *Params) error {
 
 		// x = mid + branch ← W2 ← SwiGLU ← gate, up ← norm ← mid
 		ops.SwiGLU(ws.act, a.h13, n, H)
-		dact := ws.wide
+		dact := ws.dwide
 		if err := be.LinearBackward(dact, d.W2, dx, ws.act, &w.w2, n); err != nil {
 			return productError("W2", i, err)
 		}
@@ -55,7 +55,7 @@ func Backward(m *Model, ws *Workspace, g *Params) error {
 		ops.RMSNormBackward(dx, d.RMSFFN, dnorm, a.mid, a.rstd2, l.RMSFFN, n, C)
 
 		// mid = x + branch ← Wo ← attention ← q, k, v ← norm ← x
-		datt := ws.wide
+		datt := ws.dwide
 		if err := be.LinearBackward(datt, d.Wo, dx, a.att, &w.wo, n); err != nil {
 			return productError("Wo", i, err)
 		}

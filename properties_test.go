@@ -822,6 +822,26 @@ func TestWorkspaceBytesIsWhatAWorkspaceTakes(t *testing.T) {
 	})
 }
 
+// Logits and their gradient are one buffer, and so are others of which never
+// two are in use at a time.
+func TestBuffersShareMemory(t *testing.T) {
+	eachShape(t, func(t *testing.T, c chainrule.Config) {
+		const B, T = 3, 8
+		C, H, Q, KV := c.Dim, c.HiddenDim, c.NHeads*c.HeadDim, c.NKVHeads*c.HeadDim
+		layer := 2*C + Q + 2*KV + Q + 2*H + c.NHeads + 2 // the stream twice, qkv, attention, gate and up, lse, norms
+		if c.QKNorm {
+			layer += Q + KV + c.NHeads + c.NKVHeads
+		}
+		around := c.VocabSize + 1 + 1 + 2 + 1 + 1      // logits, losses, norm, lse (float64), tokens, targets
+		scratch := 3*C + max(H, Q+2*KV) + max(H, Q, C) // norm, branch or dnorm, dx; act or dqkv; dact or datt or the last x
+		table := 2 * (B * T) * c.HeadDim / 2
+		want := 4 * (B*T*(c.NLayers*layer+around+scratch) + table)
+		bytes, err := chainrule.WorkspaceBytes(c, B, T)
+		require.NoError(t, err)
+		require.EqualValues(t, want, bytes)
+	})
+}
+
 // The activations grow with the tokens, not with their square.
 func TestWorkspaceBytesAreLinearInTheLength(t *testing.T) {
 	eachShape(t, func(t *testing.T, c chainrule.Config) {

@@ -28,8 +28,7 @@ type Workspace struct {
 
 	// what the backward needs of the forward
 	layers   []layerActivations
-	x        []float32 // [n,C] the residual stream behind the last layer
-	rstd     []float32 // [n]
+	rstd     []float32 // [n] of RMSFinal
 	logits   []float32 // [n,V]; dlogits in Backward
 	losses   []float32 // [n]
 	lse      []float64 // [n]
@@ -41,8 +40,9 @@ type Workspace struct {
 	norm   []float32 // [n,C] output of an RMSNorm
 	branch []float32 // [n,C] output of Wo or W2; gradient of norm in Backward
 	act    []float32 // [n,H] output of SwiGLU
-	wide   []float32 // [n,max(H,Q)] gradient of act or of att
-	dqkv   []float32 // [n,Q+2KV]
+	dqkv   []float32 // [n,Q+2KV] in the memory of act
+	dwide  []float32 // [n,max(H,Q)] gradient of act or of att
+	x      []float32 // [n,C] the residual stream behind the last layer, in the memory of dwide
 	dx     []float32 // [n,C] gradient of the residual stream
 
 	// which Forward the activations belong to; model is nil when Backward has
@@ -106,9 +106,10 @@ func (ws *Workspace) cut(alloc func(rows, width int) []float32) {
 			l.qk, l.qrstd, l.krstd = alloc(n, Q+KV), alloc(n, c.NHeads), alloc(n, c.NKVHeads)
 		}
 	}
-	ws.x, ws.rstd, ws.logits, ws.losses = alloc(n, C), alloc(n, 1), alloc(n, c.VocabSize), alloc(n, 1)
+	ws.rstd, ws.logits, ws.losses = alloc(n, 1), alloc(n, c.VocabSize), alloc(n, 1)
 	ws.norm, ws.branch, ws.dx = alloc(n, C), alloc(n, C), alloc(n, C)
-	ws.act, ws.wide, ws.dqkv = alloc(n, H), alloc(n, max(H, Q)), alloc(n, Q+2*KV)
+	ws.act, ws.dwide = alloc(n, max(H, Q+2*KV)), alloc(n, max(H, Q, C))
+	ws.dqkv, ws.x = ws.act, ws.dwide
 }
 
 // WorkspaceBytes returns the memory that NewWorkspace(c, B, T, …) takes, with

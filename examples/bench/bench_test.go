@@ -44,9 +44,9 @@ func TestReplayIsTheLibrarysStep(t *testing.T) {
 	qk.QKNorm = true
 	for name, c := range map[string]chainrule.Config{"tied": plain, "untied": untied, "qk-norm": qk} {
 		t.Run(name, func(t *testing.T) {
-			library, err := newTraining(c, B, T)
+			library, err := newTraining(t.Context(), c, B, T)
 			require.NoError(t, err)
-			replayed, err := newTraining(c, B, T)
+			replayed, err := newTraining(t.Context(), c, B, T)
 			require.NoError(t, err)
 			library.adam.ZeroGrad, replayed.adam.ZeroGrad = false, false // gradients to compare
 			losses := make([]float32, B*T)
@@ -72,7 +72,7 @@ func TestOpsAddUpToTheWork(t *testing.T) {
 		}
 		c := s.Config
 		c.NLayers, c.VocabSize = 2, 500
-		tr, err := newTraining(c, 2, 16)
+		tr, err := newTraining(t.Context(), c, 2, 16)
 		require.NoError(t, err)
 		var flop, update float64
 		for _, op := range tr.replay(2, 16, make([]float32, 32)) {
@@ -136,7 +136,7 @@ func TestTextReports(t *testing.T) {
 	text = bench(t, append(quick, "-generate", "-threads", "1")...)
 	require.Contains(t, text, "tokens/s")
 	require.Contains(t, text, "of peak\n")
-	text = bench(t, append(quick, "-products", "-threads", "1")...)
+	text = bench(t, "-products", "-threads", "1", "-model", "tiny", "-seconds", "0.01", "-limit", "2m")
 	require.Contains(t, text, "1024 rows")
 	require.Contains(t, text, "16 rows: weights from memory")
 	require.NotContains(t, text, "left out")
@@ -153,6 +153,12 @@ func TestScalingDrawsAPicture(t *testing.T) {
 	picture, err := png.DecodeConfig(f)
 	require.NoError(t, err)
 	require.Greater(t, picture.Width, 700)
+}
+
+func TestNumbersHaveThreeDigits(t *testing.T) {
+	for v, want := range map[float64]string{0.0000123: "0.012", 0.00123: "1.23", 0.0123: "12.3", 0.123: "123", 12.3: "12300", -0.05469: "-54.7", -1e-5: "-0.010"} {
+		require.Equal(t, want, millis(v))
+	}
 }
 
 func TestWidthsAreModels(t *testing.T) {
@@ -175,7 +181,7 @@ func TestMistakesAreRefused(t *testing.T) {
 	for _, args := range [][]string{
 		{"-model", "gpt2"}, {"-B", "0"}, {"-T", "-1"}, {"-T", "x"}, {"-threads", "-1"}, {"-threads", "100000"},
 		{"-isa", "sse9"}, {"-seconds", "-1"}, {"-seconds", "NaN"}, {"-limit", "0s"}, {"-limit", "-1s"}, {"-what"}, {"more"},
-		{"-products", "-scaling"}, {"-generate", "-T", "1"}, {"-png", "x.png"}, {"-scaling", "-png", ""},
+		{"-products", "-scaling"}, {"-generate", "-T", "1"}, {"-products", "-B", "2"}, {"-products", "-T", "64"}, {"-products", "-untied"}, {"-png", "x.png"}, {"-scaling", "-png", ""},
 	} {
 		var out bytes.Buffer
 		err := run(t.Context(), args, strings.NewReader(""), &out)
@@ -233,9 +239,24 @@ func TestASignalStopsIt(t *testing.T) {
 	cancel(os.ErrClosed)
 	for _, mode := range []string{"-json", "-products", "-generate", "-scaling"} {
 		var out bytes.Buffer
-		err := run(ctx, []string{mode, "-model", "tiny", "-T", "16"}, nil, &out)
+		err := run(ctx, []string{mode, "-model", "tiny"}, nil, &out)
 		require.ErrorIs(t, err, os.ErrClosed, mode)
 	}
+}
+
+// A step of a large model takes seconds, and so does making one.
+func TestASignalStopsAStepBetweenItsParts(t *testing.T) {
+	c, err := shape("tiny", false, 16)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	tr, err := newTraining(ctx, c, 1, 16)
+	require.NoError(t, err)
+	cancel(os.ErrClosed)
+	require.ErrorIs(t, tr.step(), os.ErrClosed)
+	require.Zero(t, tr.state.Step, "no update")
+	require.Equal(t, make([]float32, len(tr.g.Data)), tr.g.Data, "no backward")
+	_, err = newTraining(ctx, c, 1, 16)
+	require.ErrorIs(t, err, os.ErrClosed)
 }
 
 func TestASignalStopsServing(t *testing.T) {

@@ -178,6 +178,8 @@ func parse(args []string, out io.Writer) (*options, error) {
 		return nil, cli.Usagef("-seconds is %v, want 0 or a positive number", o.seconds)
 	case o.limit <= 0:
 		return nil, cli.Usagef("-limit is %v, want a positive time such as 90s", o.limit)
+	case o.products && (o.given["B"] || o.given["T"] || o.given["untied"]):
+		return nil, cli.Usagef("-B, -T and -untied are not for -products: it measures 256 and 1024 rows, and few")
 	case o.given["png"] && !o.scaling:
 		return nil, cli.Usagef("-png is where -scaling draws: give it with that")
 	case o.png == "":

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 
@@ -112,6 +113,7 @@ func attentionFLOP(c chainrule.Config, B, T, products int) float64 {
 
 // training is all that training takes.
 type training struct {
+	ctx             context.Context // its end ends newTraining and step between their parts
 	m               *chainrule.Model
 	g               *chainrule.Params
 	state           *chainrule.AdamState
@@ -130,17 +132,20 @@ func trainingBytes(c chainrule.Config, B, T int) (int64, error) {
 	return 16*int64(c.NumParams()) + activations, err
 }
 
-func newTraining(c chainrule.Config, B, T int) (*training, error) {
+func newTraining(ctx context.Context, c chainrule.Config, B, T int) (*training, error) {
 	be, err := cpu.New(cpu.Options{})
 	if err != nil {
 		return nil, err
 	}
 	// The rate is small: the model shall stay one of ordinary numbers.
-	t := &training{be: be, clip: true, adam: chainrule.Adam{LR: 1e-6, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, ZeroGrad: true}}
+	t := &training{ctx: ctx, be: be, clip: true, adam: chainrule.Adam{LR: 1e-6, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, ZeroGrad: true}}
 	if t.m, err = chainrule.NewModel(c); err != nil {
 		return nil, err
 	}
 	t.m.Init(1)
+	if err := t.stopped(); err != nil {
+		return nil, err
+	}
 	if t.g, err = chainrule.NewParams(c); err != nil {
 		return nil, err
 	}
@@ -158,6 +163,14 @@ func newTraining(c chainrule.Config, B, T int) (*training, error) {
 	return t, nil
 }
 
+// stopped is why there shall be no next part, or nil.
+func (t *training) stopped() error {
+	if t.ctx.Err() != nil {
+		return context.Cause(t.ctx)
+	}
+	return nil
+}
+
 // step is one step of training.
 func (t *training) step() error {
 	if !t.adam.ZeroGrad {
@@ -167,7 +180,13 @@ func (t *training) step() error {
 	if t.loss, err = chainrule.Forward(t.m, t.ws, t.tokens, t.targets); err != nil {
 		return err
 	}
+	if err := t.stopped(); err != nil {
+		return err
+	}
 	if err := chainrule.Backward(t.m, t.ws, t.g); err != nil {
+		return err
+	}
+	if err := t.stopped(); err != nil {
 		return err
 	}
 	t.adam.GradScale = 1

@@ -79,7 +79,7 @@ func peakResident() int64 {
 }
 
 func (p *printer) machine(m machine) {
-	p.printf("%s, %d cores, %s/%s, %s, kernels: %s\n", m.CPU, m.Cores, m.OS, m.Arch, m.Go, m.ISA)
+	p.printf("%s, %d core%s, %s/%s, %s, kernels: %s\n", m.CPU, m.Cores, plural(m.Cores), m.OS, m.Arch, m.Go, m.ISA)
 	for _, k := range m.Peaks {
 		kernel := ""
 		if k.Kernel > 0 {
@@ -118,6 +118,8 @@ func giga(v float64) string {
 // millis writes seconds as milliseconds with three digits or more.
 func millis(seconds float64) string {
 	switch v := seconds * 1e3; {
+	case v < 0: // what is left of a step, when noise says so
+		return "-" + millis(-seconds)
 	case v < 0.9995:
 		return fmt.Sprintf("%.3f", v)
 	case v < 9.995:
@@ -207,6 +209,7 @@ func (p *printer) step(r *stepReport, k peaks) {
 	products, attention, adam, others := r.groups()
 	p.printf("\nproducts %.1f%%, attention %.1f%%, AdamW %.1f%%, all other ops together %.1f%%\n", products, attention, adam, others)
 	p.printf("Of peak: products and attention of the multiply-adds; others of reads or of AdamW's pattern, above 100%% from caches.\n")
+	p.printf("The ops are timed in steps of their own, where dx and dW are two calls: what is left of the step is that and noise.\n")
 	if r.Noisy || r.Step.Noisy {
 		p.printf("* the cores were never free before and after: the time may be too long\n")
 	}

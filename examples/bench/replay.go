@@ -59,8 +59,9 @@ func (t *training) replay(B, T int, losses []float32) []op {
 			acts[i].qk, acts[i].qrstd, acts[i].krstd = floats(Q+KV), floats(NH), floats(NKV)
 		}
 	}
-	last, rstd, logits, lse := floats(C), floats(1), floats(V), make([]float64, n)
-	norm, branch, act, wide, dqkvRope, dx := floats(C), floats(C), floats(H), floats(max(H, Q)), floats(QKV), floats(C)
+	rstd, logits, lse := floats(1), floats(V), make([]float64, n)
+	norm, branch, act, dwide, dx := floats(C), floats(C), floats(max(H, QKV)), floats(max(H, Q, C)), floats(C)
+	last, dqkvRope := dwide, act
 	freqs := make([]float64, HD/2)
 	for i := range freqs {
 		freqs[i] = math.Pow(c.RopeTheta, -2*float64(i)/float64(HD))
@@ -152,14 +153,14 @@ func (t *training) replay(B, T int, losses []float32) []op {
 	for i := len(m.Layers) - 1; i >= 0; i-- {
 		l, w, a, d := &m.Layers[i], ws[i], &acts[i], &g.Layers[i]
 		call("swiglu redone", H, 12, func() { ops.SwiGLU(act, a.h13, n, H) })
-		linearBackward("W2", wide, d.W2, dx, act, w.w2)
-		call("swiglu", H, 20, func() { ops.SwiGLUBackward(a.h13, wide, a.h13, n, H) })
+		linearBackward("W2", dwide, d.W2, dx, act, w.w2)
+		call("swiglu", H, 20, func() { ops.SwiGLUBackward(a.h13, dwide, a.h13, n, H) })
 		call("rmsnorm redone", C, 8, func() { ops.RMSNorm(norm, a.rstd2, a.mid, l.RMSFFN, n, C, c.NormEps) })
 		linearBackward("W13", branch, d.W13, a.h13, norm, w.w13)
 		call("rmsnorm", C, 16, func() { ops.RMSNormBackward(dx, d.RMSFFN, branch, a.mid, a.rstd2, l.RMSFFN, n, C) })
 
-		linearBackward("Wo", wide, d.Wo, dx, a.att, w.wo)
-		attention("attention", 5, func() { ops.AttentionBackward(dqkvRope, wide, a.lse, a.qkv, B, T, NH, NKV, HD) })
+		linearBackward("Wo", dwide, d.Wo, dx, a.att, w.wo)
+		attention("attention", 5, func() { ops.AttentionBackward(dqkvRope, dwide, a.lse, a.qkv, B, T, NH, NKV, HD) })
 		call("rope", Q+KV, 8, func() { ops.RopeBackward(dqkvRope, cos, sin, n, T, NH+NKV, HD, QKV) })
 		dqkv := dqkvRope
 		if c.QKNorm {

@@ -159,7 +159,7 @@ func stepTime(m *meter, seconds float64, c scalingCase) (figure, error) {
 	if err := cli.CheckMemory(need); err != nil {
 		return figure{}, memoryError{err}
 	}
-	t, err := newTraining(c.Config, c.B, c.T)
+	t, err := newTraining(m.ctx, c.Config, c.B, c.T)
 	if err != nil {
 		return figure{}, err
 	}

@@ -157,7 +157,7 @@ func (s *server) answer(r request) (a answer, err error) {
 		m.Init(1)
 		return a, checkpoint.SaveLlama2c(r.Path, m, 0)
 	case "check":
-		a.Steps, err = check(r)
+		a.Steps, err = check(s.ctx, r)
 		return a, err
 	case "step", "product", "generate":
 	default:
@@ -195,12 +195,12 @@ func (s *server) answer(r request) (a answer, err error) {
 
 // check returns the losses and the norms of the gradients of some steps from
 // the weights that save writes: what a peer is held to.
-func check(r request) (steps [][2]float64, err error) {
+func check(ctx context.Context, r request) (steps [][2]float64, err error) {
 	c, err := shape(r.Model, r.Untied, r.T)
 	if err != nil {
 		return nil, err
 	}
-	t, err := newTraining(c, r.B, r.T)
+	t, err := newTraining(ctx, c, r.B, r.T)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +272,7 @@ func (s *server) prepare(r request) error {
 	if err := cli.CheckMemory(need); err != nil {
 		return err
 	}
-	t, err := newTraining(c, r.B, r.T)
+	t, err := newTraining(s.ctx, c, r.B, r.T)
 	if err != nil {
 		return err
 	}

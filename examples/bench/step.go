@@ -60,7 +60,7 @@ func measureStep(ctx context.Context, o *options, c chainrule.Config) (*stepRepo
 		return nil, all, err
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(o.threads))
-	t, err := newTraining(c, o.B, o.T)
+	t, err := newTraining(ctx, c, o.B, o.T)
 	if err != nil {
 		return nil, all, err
 	}

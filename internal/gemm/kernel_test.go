@@ -33,6 +33,30 @@ func near(t *testing.T, want, got []float32, format string, args ...any) {
 	}
 }
 
+// same compares to the bit, but for the bits of a NaN.
+func same(t *testing.T, want, got []float32, format string, args ...any) {
+	t.Helper()
+	for i, w := range want {
+		if g := got[i]; math.Float32bits(w) != math.Float32bits(g) && (w == w || g == g) {
+			t.Fatalf("%s: [%d] is %v, want %v", fmt.Sprintf(format, args...), i, g, w)
+		}
+	}
+}
+
+// sizesOf calls f for every number of rows and of columns, with some k, and for
+// every k to 257, with some rows and columns and with all.
+func sizesOf(rng *rand.Rand, rows, cols int, f func(rows, cols, k int)) {
+	for i := 1; i <= rows; i++ {
+		for j := 1; j <= cols; j++ {
+			f(i, j, 1+rng.IntN(40))
+		}
+	}
+	for k := 1; k <= 257; k++ {
+		f(1+rng.IntN(rows), 1+rng.IntN(cols), k)
+		f(rows, cols, k)
+	}
+}
+
 // special makes some of s NaN, infinite or denormal.
 func special(rng *rand.Rand, s []float32) []float32 {
 	for i, v := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 1e-42, -1e-45} {
@@ -48,59 +72,60 @@ func special(rng *rand.Rand, s []float32) []float32 {
 func TestGemmKernel(t *testing.T) {
 	kernelsOnly(t, func(t *testing.T, q *kernel) {
 		rng := rand.New(rand.NewPCG(5, 6))
-		for rows := 1; rows <= q.rows; rows++ {
-			for cols := 1; cols <= q.cols; cols++ {
-				k := 1 + rng.IntN(40)
-				panels, chunk, add := 1+rng.IntN(3), k, rng.IntN(2) == 0
-				if rng.IntN(2) == 0 {
-					chunk = ceil(k, 2)
-				}
-				lda, ka, step := k+rng.IntN(3), 1, rows*(k+2)
-				if rng.IntN(2) == 0 {
-					lda, ka, step = 1, rows, rows*k
-				}
-				ldc := cols + rng.IntN(3)
-				a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
-				b := guarded(t, random(rng, k*q.cols))
-				c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
-				c := guarded(t, c0)
-				var src *float32
-				lds := q.cols + rng.IntN(3)
-				if cols == q.cols && rng.IntN(2) == 0 {
-					from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
-					src = &from[0]
-					for l := range k {
-						copy(b[l*q.cols:], from[l*lds:][:cols])
-					}
-				}
-				want := append([]float32(nil), c0...)
-				for i := range panels * rows {
-					a := a[i/rows*step+i%rows*lda:]
-					for j := range cols {
-						var sum float32
-						for k0 := 0; k0 < k; k0 += chunk {
-							var s float32
-							for l := k0; l < min(k, k0+chunk); l++ {
-								s = fma32(a[l*ka], b[l*q.cols+j], s)
-							}
-							sum += s
-						}
-						if add {
-							sum += want[i*ldc+j]
-						}
-						want[i*ldc+j] = sum
-					}
-				}
-				if src != nil { // what the kernel must fill
-					for i := range b {
-						b[i] = -99
-					}
-				}
-				next := stream{1, new(int), 0, 0, 0, &new([maxPairs + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0]} // not to be read
-				q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
-				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+		sizesOf(rng, q.rows, q.cols, func(rows, cols, k int) {
+			panels, chunk, add := 1+rng.IntN(3), k, rng.IntN(2) == 0
+			if rng.IntN(2) == 0 {
+				chunk = ceil(k, 2)
 			}
-		}
+			lda, ka, step := k+rng.IntN(3), 1, rows*(k+2)
+			if rng.IntN(2) == 0 {
+				lda, ka, step = 1, rows, rows*k
+			}
+			ldc := cols + rng.IntN(3)
+			a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
+			b := guarded(t, random(rng, k*q.cols))
+			c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
+			c := guarded(t, c0)
+			var src *float32
+			lds := q.cols + rng.IntN(3)
+			if cols == q.cols && rng.IntN(2) == 0 {
+				from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
+				src = &from[0]
+				for l := range k {
+					copy(b[l*q.cols:], from[l*lds:][:cols])
+				}
+			}
+			want := append([]float32(nil), c0...)
+			eachChunk := q.lanes == 4 // NEON adds them to C one by one, others their sum
+			for i := range panels * rows {
+				a := a[i/rows*step+i%rows*lda:]
+				for j := range cols {
+					var sum float32
+					if add && eachChunk {
+						sum = want[i*ldc+j]
+					}
+					for k0 := 0; k0 < k; k0 += chunk {
+						var s float32
+						for l := k0; l < min(k, k0+chunk); l++ {
+							s = fma32(a[l*ka], b[l*q.cols+j], s)
+						}
+						sum += s
+					}
+					if add && !eachChunk {
+						sum += want[i*ldc+j]
+					}
+					want[i*ldc+j] = sum
+				}
+			}
+			if src != nil { // what the kernel must fill
+				for i := range b {
+					b[i] = -99
+				}
+			}
+			next := stream{1, new(int), 0, 0, 0, &new([maxPairs + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0]} // not to be read
+			q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
+			near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+		})
 	})
 }
 
@@ -127,37 +152,35 @@ func directLoop(c, a, b []float32, ldc, lda, ka, ldb, k, rows, cols int, add boo
 func TestSmallKernel(t *testing.T) {
 	kernelsOnly(t, func(t *testing.T, q *kernel) {
 		rng := rand.New(rand.NewPCG(15, 16))
-		for rows := 1; rows <= 2*q.small.rows+1; rows++ {
-			for cols := 1; cols <= q.small.cols; cols++ {
-				k, add := 1+rng.IntN(40), rng.IntN(2) == 0
-				lda, ka := k+rng.IntN(3), 1
-				if rng.IntN(2) == 0 {
-					lda, ka = 1, rows+rng.IntN(3)
-				}
-				ldb, ldc := q.small.cols, cols+rng.IntN(3)
-				a := guarded(t, special(rng, random(rng, (rows-1)*lda+(k-1)*ka+1)))
-				b := guarded(t, special(rng, random(rng, k*ldb)))
-				c := guarded(t, special(rng, random(rng, (rows-1)*ldc+cols)))
-				wantC := directLoop(c, a, b, ldc, lda, ka, ldb, k, rows, cols, add)
-				f := Fetch{each: rng.IntN(4) + 1, end: 2} // not to be read
-				f.list[0], f.list[1] = span{1 << 20, 100, 3}, span{1 << 21, 10, 4}
-				want := f
-				for range ceil(rows, q.small.rows) {
-					if want.left == 0 && want.next < want.end {
-						want.span = want.list[want.next]
-						want.next++
-					}
-					n := min(want.each, want.left, k/2)
-					want.at += uintptr(n * want.stride)
-					want.left -= n
-				}
-				q.small.mul(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &f.at)
-				near(t, wantC, c, "rows=%d cols=%d k=%d", rows, cols, k)
-				if q.lanes > 4 { // NEON does not fetch
-					require.Equal(t, want, f)
-				}
+		sizesOf(rng, 2*q.small.rows+1, q.small.cols, func(rows, cols, k int) {
+			add := rng.IntN(2) == 0
+			lda, ka := k+rng.IntN(3), 1
+			if rng.IntN(2) == 0 {
+				lda, ka = 1, rows+rng.IntN(3)
 			}
-		}
+			ldb, ldc := q.small.cols, cols+rng.IntN(3)
+			a := guarded(t, special(rng, random(rng, (rows-1)*lda+(k-1)*ka+1)))
+			b := guarded(t, special(rng, random(rng, k*ldb)))
+			c := guarded(t, special(rng, random(rng, (rows-1)*ldc+cols)))
+			wantC := directLoop(c, a, b, ldc, lda, ka, ldb, k, rows, cols, add)
+			f := Fetch{each: rng.IntN(4) + 1, end: 2} // not to be read
+			f.list[0], f.list[1] = span{1 << 20, 100, 3}, span{1 << 21, 10, 4}
+			want := f
+			for range ceil(rows, q.small.rows) {
+				if want.left == 0 && want.next < want.end {
+					want.span = want.list[want.next]
+					want.next++
+				}
+				n := min(want.each, want.left, k/2)
+				want.at += uintptr(n * want.stride)
+				want.left -= n
+			}
+			q.small.mul(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &f.at)
+			near(t, wantC, c, "rows=%d cols=%d k=%d", rows, cols, k)
+			if q.lanes > 4 { // NEON does not fetch
+				require.Equal(t, want, f)
+			}
+		})
 	})
 }
 
@@ -168,7 +191,7 @@ func TestPackKernels(t *testing.T) {
 			k, panels := 1+rng.IntN(9), 1+rng.IntN(3)
 			lds, ldd := panels*cols+rng.IntN(3), cols+rng.IntN(2)
 			step := k * ldd
-			src := guarded(t, random(rng, (k-1)*lds+panels*cols))
+			src := guarded(t, special(rng, random(rng, (k-1)*lds+panels*cols)))
 			dst := guarded(t, make([]float32, (panels-1)*step+(k-1)*ldd+cols))
 			want := make([]float32, len(dst))
 			for l := range k {
@@ -179,11 +202,11 @@ func TestPackKernels(t *testing.T) {
 				}
 			}
 			q.copy(&dst[0], &src[0], lds, k, cols, ldd, panels, step)
-			require.Equal(t, want, dst, "cols=%d k=%d panels=%d", cols, k, panels)
+			same(t, want, dst, "cols=%d k=%d panels=%d", cols, k, panels)
 		}
-		for k := 4; k <= 64; k += 4 {
+		for k := 4; k <= 260; k += 4 {
 			lds := k + rng.IntN(3)
-			src := guarded(t, random(rng, (q.lanes-1)*lds+k))
+			src := guarded(t, special(rng, random(rng, (q.lanes-1)*lds+k)))
 			dst := guarded(t, make([]float32, (k-1)*q.cols+q.lanes))
 			want := make([]float32, len(dst))
 			for l := range k {
@@ -192,7 +215,7 @@ func TestPackKernels(t *testing.T) {
 				}
 			}
 			q.transpose(&dst[0], &src[0], lds, k, q.cols)
-			require.Equal(t, want, dst, "k=%d", k)
+			same(t, want, dst, "k=%d", k)
 		}
 	})
 }
@@ -205,6 +228,10 @@ func TestDotKernel(t *testing.T) {
 			n := 4 * groups
 			ldy := n + k%2
 			x, w := guarded(t, random(rng, rows*k)), guarded(t, random(rng, n*k))
+			if k%4 == 0 {
+				special(rng, x)
+				special(rng, w)
+			}
 			y := guarded(t, make([]float32, (rows-1)*ldy+n))
 			q.dot(&y[0], &x[0], &w[0], ldy, k, rows, groups)
 			for i := range rows {
@@ -214,6 +241,10 @@ func TestDotKernel(t *testing.T) {
 						v := float64(x[i*k+l]) * float64(w[j*k+l])
 						want += v
 						abs += math.Abs(v)
+					}
+					if got := float64(y[i*ldy+j]); math.IsNaN(want) || math.IsInf(want, 0) {
+						require.True(t, got == want || math.IsNaN(want) && math.IsNaN(got), "k=%d y[%d,%d] is %v, want %v", k, i, j, got, want)
+						continue
 					}
 					require.InDelta(t, want, float64(y[i*ldy+j]), 0x1p-24*(math.Sqrt(float64(k))+3)*abs, "k=%d y[%d,%d]", k, i, j)
 				}
@@ -272,8 +303,8 @@ func TestRankKernel(t *testing.T) {
 						for i := range a {
 							a[i] = float64(float32(rng.NormFloat64()))
 						}
-						b := guarded(t, random(rng, (k-1)*ldb+n))
-						c := guarded(t, random(rng, (rows-1)*ldc+n))
+						b := guarded(t, special(rng, random(rng, (k-1)*ldb+n)))
+						c := guarded(t, special(rng, random(rng, (rows-1)*ldc+n)))
 						want := append([]float32(nil), c...)
 						for i := range rows {
 							for j := range n {
@@ -288,7 +319,7 @@ func TestRankKernel(t *testing.T) {
 							}
 						}
 						q.rank(&c[0], &b[0], &a[0], ldc, ldb, k, rows, vecs, add)
-						require.Equal(t, want, c, "k=%d rows=%d vecs=%d add=%v", k, rows, vecs, add)
+						same(t, want, c, "k=%d rows=%d vecs=%d add=%v", k, rows, vecs, add)
 					}
 				}
 			}
@@ -304,26 +335,24 @@ func TestStripKernel(t *testing.T) {
 			t.Skip("gemm does it")
 		}
 		rng := rand.New(rand.NewPCG(19, 20))
-		for rows := 1; rows <= q.rows; rows++ {
-			for cols := 1; cols <= 2*q.cols+1; cols++ {
-				k, add := 1+rng.IntN(40), rng.IntN(2) == 0
-				lda, ka := k+rng.IntN(3), 1
-				if rng.IntN(2) == 0 {
-					lda, ka = 1, rows+rng.IntN(3)
-				}
-				ldb, ldc := cols+rng.IntN(3), cols+rng.IntN(3)
-				a := guarded(t, special(rng, random(rng, (rows-1)*lda+(k-1)*ka+1)))
-				b := guarded(t, special(rng, random(rng, (k-1)*ldb+cols)))
-				c := guarded(t, special(rng, random(rng, (rows-1)*ldc+cols)))
-				want := directLoop(c, a, b, ldc, lda, ka, ldb, k, rows, cols, add)
-				next := walk{at: 1 << 20, left: 2, step: 100, steps: 7, gap: 1000} // not to be read
-				q.strip(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &next.at)
-				near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
-				steps := k * ceil(cols, q.cols)
-				ends := (steps + 5) / 7 // of rows
-				require.Equal(t, walk{at: 1<<20 + uintptr(100*steps+1000*ends), left: 7*ends + 2 - steps, step: 100, steps: 7, gap: 1000}, next)
+		sizesOf(rng, q.rows, 2*q.cols+1, func(rows, cols, k int) {
+			add := rng.IntN(2) == 0
+			lda, ka := k+rng.IntN(3), 1
+			if rng.IntN(2) == 0 {
+				lda, ka = 1, rows+rng.IntN(3)
 			}
-		}
+			ldb, ldc := cols+rng.IntN(3), cols+rng.IntN(3)
+			a := guarded(t, special(rng, random(rng, (rows-1)*lda+(k-1)*ka+1)))
+			b := guarded(t, special(rng, random(rng, (k-1)*ldb+cols)))
+			c := guarded(t, special(rng, random(rng, (rows-1)*ldc+cols)))
+			want := directLoop(c, a, b, ldc, lda, ka, ldb, k, rows, cols, add)
+			next := walk{at: 1 << 20, left: 2, step: 100, steps: 7, gap: 1000} // not to be read
+			q.strip(&c[0], &a[0], &b[0], ldc, lda, ka, ldb, k, rows, cols, add, &next.at)
+			near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+			steps := k * ceil(cols, q.cols)
+			ends := (steps + 5) / 7 // of rows
+			require.Equal(t, walk{at: 1<<20 + uintptr(100*steps+1000*ends), left: 7*ends + 2 - steps, step: 100, steps: 7, gap: 1000}, next)
+		})
 	})
 }
 
