@@ -18,7 +18,7 @@ const (
 	Generic Set = iota // Go alone
 	NEON               // arm64: its baseline
 	AVX2               // amd64: with FMA
-	AVX512             // amd64: F, BW, DQ and VL
+	AVX512             // amd64: F, BW, DQ and VL; BMI2 for masks
 )
 
 var names = [...]string{"generic", "neon", "avx2", "avx512"}

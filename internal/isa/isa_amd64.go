@@ -10,7 +10,7 @@ func supported() (sets []Set) {
 	x := &cpu.X86
 	if x.HasAVX2 && x.HasFMA {
 		sets = append(sets, AVX2)
-		if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL {
+		if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasBMI2 {
 			sets = append(sets, AVX512)
 		}
 	}
