@@ -53,7 +53,7 @@ func BenchmarkLinear(b *testing.B) {
 				func() { be.LinearBackward(nil, dw, y, x, w, rows) },
 				func() { g.Sgemm(blas.Trans, blas.NoTrans, out, in, rows, 1, y, out, x, in, 1, dw, in) }},
 		} {
-			if rows < 256 && p.name != "NT" { // generation
+			if rows < 16 && p.name != "NT" { // generation
 				continue
 			}
 			for _, impl := range []struct {

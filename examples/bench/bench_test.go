@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -303,6 +305,28 @@ func TestAClosedPipeStopsIt(t *testing.T) {
 	err := run(t.Context(), []string{"-products", "-model", "tiny", "-threads", "1", "-limit", "10s"}, nil, &out)
 	require.ErrorIs(t, err, os.ErrClosed)
 	require.Equal(t, 1, out.writes)
+}
+
+// Training takes what it says, and 10% at most for all else.
+func TestResidentMemoryIsWhatWasStated(t *testing.T) {
+	if info, _ := debug.ReadBuildInfo(); slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Skip("the race detector takes more")
+	}
+	c, err := shape("stories15M", false, 256)
+	require.NoError(t, err)
+	cmd := clitest.Command("-serve")
+	cmd.Stdin = strings.NewReader(`{"do":"step","model":"stories15M","B":1,"T":256,"threads":1,"clip":true}`)
+	text, err := cmd.Output()
+	require.NoError(t, err)
+	var a answer
+	require.NoError(t, json.Unmarshal(text, &a), string(text))
+	require.Empty(t, a.Error)
+	if a.Resident == 0 {
+		t.Skip("only Linux tells")
+	}
+	stated, err := trainingBytes(c, 1, 256)
+	require.NoError(t, err)
+	require.InEpsilon(t, stated, a.Resident, 0.1)
 }
 
 func TestServeAnswersEachLine(t *testing.T) {
