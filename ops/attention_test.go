@@ -201,6 +201,25 @@ func TestAttentionInManyStripsMatchesFloat64(t *testing.T) {
 }
 
 // Every piece of every shape has its strips, and all have all.
+// Of few numbers in all: tolerances are wider than those above.
+func FuzzAttention(f *testing.F) {
+	f.Add(uint64(1), uint8(1), uint8(33), uint8(1), uint8(2), uint8(5))
+	f.Add(uint64(2), uint8(2), uint8(129), uint8(3), uint8(1), uint8(32))
+	f.Fuzz(func(t *testing.T, seed uint64, B, T, NKV, group, pairs uint8) {
+		s := heads{B: int(B % 3), T: int(T) % 200, NKV: 1 + int(NKV%3), HD: 2 + 2*int(pairs%35)}
+		s.NH = s.NKV * (1 + int(group%3))
+		r := newRand(seed)
+		qkv, dout := random(r, s.B*s.T*s.stride(), 1), random(r, s.B*s.T*s.q(), 1)
+		out, lse, dqkv := s.run(t, qkv, dout)
+		want, wantL := attention64(widen(qkv), s)
+		requireClose(t, want, out, 2e-6, "out")
+		for i, want := range wantL { // of scores that cancel, maybe
+			require.InDelta(t, want, float64(lse[i]), 2e-6*(1+math.Abs(want)), "lse")
+		}
+		requireClose(t, attentionBackward64(widen(qkv), widen(dout), s), dqkv, 5e-6, "dqkv")
+	})
+}
+
 func TestPiecesAreTheStrips(t *testing.T) {
 	for heads := 1; heads < 20; heads++ {
 		for strips := range 70 {
