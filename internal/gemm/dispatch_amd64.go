@@ -16,7 +16,7 @@ var kernels = map[isa.Set]*kernel{
 		rank:      rankAVX2,
 		strip:     stripAVX2_6x16,
 		twice:     twiceAVX2_6x16,
-		stripRows: 18, stripK: 24, stripCached: 24, stripDepth: 48, apart: true,
+		stripRows: 18, stripK: 24, stripCached: 24, stripDepth: 48, stripParts: 2, apart: true,
 		thin: []thinTile{{8, 4, 2, true, true, streamsAVX2_8x4}, {6, 8, 2, true, true, streamsAVX2_6x8},
 			{4, 12, 2, true, true, streamsAVX2_4x12}, {6, 16, 1, false, true, streamsAVX2_6x16}},
 		thinLeast: 1, thinMost: 64,

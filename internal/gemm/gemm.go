@@ -42,6 +42,13 @@ type Product struct {
 
 	packed bool // is A packed?
 
+	// Of dx: parts of K, if there are several, whether one core takes all in a row, the
+	// sums of all but the first, and how many tiles are done.
+	parts int
+	alone bool
+	sums  []float32
+	done  int32
+
 	slim *thinTile // of the method thin
 	turn uint64    // a number no other product has
 }
@@ -127,10 +134,10 @@ func even(n, most, unit int) int {
 }
 
 // Tiles returns the number of tiles.
-func (p *Product) Tiles() int { return ceil(p.m, p.tm) * ceil(p.n, p.tn) }
+func (p *Product) Tiles() int { return max(p.parts, ceil(p.m, p.tm)) * ceil(p.n, p.tn) }
 
 // Run computes the tiles lo ≤ i < hi, with scratch memory from s. Tiles may be
-// computed in any order and at the same time.
+// computed in any order and at the same time. C is there when all are.
 func (p *Product) Run(s *Scratch, lo, hi int) {
 	across := ceil(p.n, p.tn)
 	var mem *memory
@@ -156,7 +163,7 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 			if p.packed {
 				p.stripW(mem, r, r1)
 			} else {
-				p.stripX(&mem.next, c, c1)
+				p.stripX(s, &mem.next, i/across, c, c1)
 			}
 		case rank:
 			p.rankTile(mem, r, r1, c, c1)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -149,6 +150,34 @@ func TestTheSizeOfTheLastTileDoesNotMatter(t *testing.T) {
 				for form := range forms {
 					checkProduct(t, q, rng, m, 70, k, form, form == 2)
 					checkProduct(t, q, rng, 70, m, k, form, form == 2)
+				}
+			}
+		}
+	})
+}
+
+// All tiles at the same time, twice in the same memory.
+func TestTilesAreComputedAtTheSameTime(t *testing.T) {
+	each(t, func(t *testing.T, q *kernel) {
+		rng := rand.New(rand.NewPCG(27, 28))
+		var s Scratch
+		for _, d := range [][3]int{{3, 300, 500}, {8, 700, 333}, {16, 48, 1500}, {60, 2048, 17}, {16, 300, 258}, {30, 300, 10}} {
+			m, n, k := d[0], d[1], d[2]
+			a, b := random(rng, m*k), random(rng, n*k)
+			for form, f := range forms {
+				A, B := f.operands(a, b, m, n, k)
+				want := make([]float32, m*n)
+				p := q.product(want, A, B, m, n, k, form == 2, 1)
+				p.Run(&s, 0, p.Tiles())
+				for range 2 {
+					c := make([]float32, m*n)
+					p := q.product(c, A, B, m, n, k, form == 2, 4)
+					var all sync.WaitGroup
+					for i := range p.Tiles() {
+						all.Go(func() { p.Run(&s, i, i+1) })
+					}
+					all.Wait()
+					require.Equal(t, want, c, "%s m=%d n=%d k=%d", f.name, m, n, k)
 				}
 			}
 		}

@@ -36,6 +36,7 @@ type kernel struct {
 	strip                          direct
 	stripRows, stripK, stripCached int // the last, where dW is in cache
 	stripDepth                     int // rows of W at a time, at most: they are sums of their own
+	stripParts                     int // of W, for cores to take; more cores take columns
 
 	// twice does what strip does in two calls that add to dW, to the bit, with as many rows
 	// as it has and whole groups of columns; nil: strip does. Which rows that are

@@ -66,6 +66,38 @@ type Scratch struct {
 	mu   sync.Mutex
 	free []*memory
 	made int
+	sums [][]float32 // of parts of dx
+}
+
+// partsOf returns memory for the sums of the parts of p.
+func (s *Scratch) partsOf(p *Product) []float32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.sums == nil {
+		s.reserveSums(p)
+		last := len(s.sums) - 1
+		p.sums = s.sums[last][:(p.parts-1)*p.m*p.n]
+		s.sums = s.sums[:last]
+	}
+	return p.sums
+}
+
+// reserveSums has the last of the free sums be enough for p.
+func (s *Scratch) reserveSums(p *Product) {
+	if len(s.sums) == 0 {
+		s.sums = append(s.sums, nil)
+	}
+	if last := &s.sums[len(s.sums)-1]; cap(*last) < (p.parts-1)*p.m*p.n {
+		*last = make([]float32, (p.parts-1)*p.m*p.n)
+	}
+}
+
+// partsDone takes the memory back.
+func (s *Scratch) partsDone(p *Product) {
+	s.mu.Lock()
+	s.sums = append(s.sums, p.sums)
+	s.mu.Unlock()
+	p.sums, p.done = nil, 0
 }
 
 // Reserve makes memory for n goroutines that run p, so that Run allocates
@@ -76,6 +108,9 @@ func (s *Scratch) Reserve(n int, p *Product) {
 	for s.made < n {
 		s.free = append(s.free, new(memory))
 		s.made++
+	}
+	if p.parts > 1 {
+		s.reserveSums(p)
 	}
 	for _, m := range s.free {
 		switch p.how {
@@ -102,6 +137,7 @@ func (s *Scratch) Free() {
 	defer s.mu.Unlock()
 	s.made -= len(s.free)
 	s.free = nil
+	s.sums = nil
 }
 
 func (s *Scratch) get() *memory {

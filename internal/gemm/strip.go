@@ -1,6 +1,11 @@
 package gemm
 
-import "unsafe"
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/chainrule-go/chainrule/internal/simd"
+)
 
 // dx of few rows reads a large W and dW of few products an element reads and
 // writes a large C, for few multiply-adds each: the memory is the bound, and it
@@ -12,6 +17,7 @@ const (
 	stripC    = 512 << 10 // floats of dW, of which fewer are in cache
 	stripL1   = 12 << 10  // floats of x that stay in the first-level cache with rows of dW
 	stripL2   = 32 << 10  // the same, of the second-level cache, that the kernel twice takes
+	stripPart = 16 << 10  // floats of W that a core takes at least, if it takes rows of W
 	stripCols = 192       // columns at a time, of which W stays in the first-level cache for all rows of dx
 )
 
@@ -33,12 +39,17 @@ func (p *Product) strips() bool {
 	return p.k <= q.stripK
 }
 
-// stripGrid gives each core some columns of dx, or some rows of dW.
+// stripGrid gives each core some rows of W, if that is enough, and some columns
+// of them, or some rows of dW.
 func (p *Product) stripGrid(cores int) {
 	q, two := p.kern, ceil(p.k, 2)
 	if p.a.step == 1 {
-		p.kb = even(p.k, min(q.stripDepth, max(stripB/p.n, 8), two), 1)
-		p.tm, p.tn = p.m, even(p.n, ceil(p.n, cores), q.cols)
+		p.parts, p.alone = 1, cores == 1
+		if p.k*p.n >= stripPart*q.stripParts {
+			p.parts = max(q.stripParts, 1)
+		}
+		p.kb = even(p.depth(), min(q.stripDepth, max(stripB/p.n, 8), two), 1)
+		p.tm, p.tn = p.m, even(p.n, ceil(p.n, ceil(cores, p.parts)), q.cols)
 		return
 	}
 	p.kb, p.chunk, p.packed = p.k, two, true
@@ -62,16 +73,24 @@ func (w *walk) begin(b *float32, far, n, ld, steps int) {
 	w.gap = 4*ld - steps*w.step
 }
 
-// stripX computes columns c0 to c1 of dx, block by block of rows of W. The next
-// block is fetched meanwhile.
-func (p *Product) stripX(next *walk, c0, c1 int) {
-	q := p.kern
+// depth is how many rows of W a part of dx has.
+func (p *Product) depth() int { return ceil(p.k, p.parts) }
+
+// stripX computes columns c0 to c1 of a part of dx, block by block of rows of W. The
+// next block is fetched meanwhile. The last tile adds the parts. (Two cores that have
+// half of each row of W fetch lines of each other's: that is slower.)
+func (p *Product) stripX(s *Scratch, next *walk, part, c0, c1 int) {
+	q, out, add := p.kern, p.c, p.add
+	if part > 0 {
+		out, add = s.partsOf(p)[(part-1)*p.m*p.n:], false
+	}
 	groups := panels(p.m, q.rows)
 	steps := ceil(c1-c0, q.cols) * (groups[0].n + groups[1].n)
 	*next = walk{left: 1, steps: 1}
-	for k0 := 0; k0 < p.k; k0 += p.kb {
-		k := min(p.kb, p.k-k0)
-		if k0+k < p.k {
+	begin, end := min(part*p.depth(), p.k), min((part+1)*p.depth(), p.k)
+	for k0 := begin; k0 < end; k0 += p.kb {
+		k := min(p.kb, end-k0)
+		if k0+k < end || part+1 < p.parts && p.alone {
 			next.begin(&p.b.data[k0*p.n+c0], k*p.n, c1-c0, p.n, steps)
 		} else {
 			next.step, next.gap = 0, 0
@@ -80,12 +99,19 @@ func (p *Product) stripX(next *walk, c0, c1 int) {
 			r := 0
 			for _, g := range groups {
 				for range g.n {
-					q.strip(&p.c[r*p.n+c], &p.a.data[r*p.k+k0], &p.b.data[k0*p.n+c], p.n, p.k, 1, p.n,
-						k, g.rows, min(stripCols, c1-c), p.add || k0 > 0, &next.at)
+					q.strip(&out[r*p.n+c], &p.a.data[r*p.k+k0], &p.b.data[k0*p.n+c], p.n, p.k, 1, p.n,
+						k, g.rows, min(stripCols, c1-c), add || k0 > begin, &next.at)
 					r += g.rows
 				}
 			}
 		}
+	}
+	if p.parts > 1 && int(atomic.AddInt32(&p.done, 1)) == p.Tiles() {
+		n := p.m * p.n
+		for rest := p.sums; len(rest) > 0; rest = rest[n:] {
+			simd.Add(p.c[:n], p.c[:n], rest[:n])
+		}
+		s.partsDone(p)
 	}
 }
 
