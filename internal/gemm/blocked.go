@@ -110,9 +110,6 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 	for k0 := 0; k0 < p.k; k0 += p.kb {
 		k := min(p.kb, p.k-k0)
 		steps := ceil(k, 2) // of a kernel, for each panel of A; k if it packs
-		if p.a.step != 1 {
-			p.copyA(m, r0, k0, k, groups)
-		}
 		for c := c0; c < c1; c += q.cols {
 			var src *float32
 			if p.b.step != 1 && c+q.cols <= c1 {
@@ -124,7 +121,8 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 			// While the panels of A are multiplied, the next panel of B comes
 			// from afar; with the first panel of B, if A is copied row by row,
 			// the next panel of A.
-			first := c == c0 && p.packed && p.a.step == 1
+			pack := c == c0 && p.packed
+			first := pack && p.a.step == 1
 			nextC, nextK := c+q.cols, k0
 			if nextC >= c1 {
 				nextC, nextK = c0, k0+k
@@ -155,33 +153,26 @@ func (p *Product) tile(m *block, r0, r1, c0, c1 int) {
 					}
 					next = m.ahead.nextPanel(p, r+h, k0, all)
 				}
-				a := p.panelA(m, i, r, r0, k0, k, h)
-				if first {
+				a := p.panelA(m, r, r0, k0, k, h)
+				var to *float32
+				switch {
+				case first:
 					for j := range h {
 						copy(a.data[j*a.ld:][:k], p.a.data[(r+j)*p.a.lane+k0:])
 					}
+				case pack && i == 0: // the kernel packs B meanwhile
+					n = 1
+					q.copy(&a.data[0], &p.a.data[r+k0*p.a.step], p.a.step, k, h, h, 1, 0)
+				case pack:
+					to, a = &a.data[0], panel{p.a.data[r+k0*p.a.step:], 1, p.a.step, h}
 				}
 				q.gemm(&p.c[r*p.ldc+c], &a.data[0], &m.b[0], p.ldc, a.ld, a.k, a.step, k, p.chunk, h, n, min(q.cols, c1-c),
-					p.add || k0 > 0, src, p.b.step, &next.base)
+					p.add || k0 > 0, src, p.b.step, to, &next.base)
 				src = nil
 				i += n
 				r += n * h
 			}
 		}
-	}
-}
-
-// copyA packs the block of Aᵀ that begins at row r0 and k0 into panels [k, rows],
-// a row of all at a time, as the processor's own prefetcher likes it.
-func (p *Product) copyA(m *block, r0, k0, k int, groups [2]group) {
-	q, i := p.kern, 0
-	step := q.stepA(k)
-	for _, g := range groups {
-		if g.n > 0 {
-			q.copy(&m.a[i*step], &p.a.data[r0+k0*p.a.step], p.a.step, k, g.rows, g.rows, g.n, step)
-		}
-		i += g.n
-		r0 += g.n * g.rows
 	}
 }
 
@@ -203,9 +194,8 @@ type panel struct {
 	ld, k, step int
 }
 
-// panelA returns the panels of A from the i-th on, which begins at row r, of h
-// rows each.
-func (p *Product) panelA(m *block, i, r, r0, k0, k, h int) panel {
+// panelA returns the panels of A from row r on, of h rows each.
+func (p *Product) panelA(m *block, r, r0, k0, k, h int) panel {
 	switch {
 	case !p.packed:
 		return panel{p.a.data[r*p.a.lane+k0:], p.a.lane, 1, h * p.a.lane}
@@ -213,8 +203,7 @@ func (p *Product) panelA(m *block, i, r, r0, k0, k, h int) panel {
 		ld := p.kb + line
 		return panel{m.a[(r-r0)*ld:], ld, 1, h * ld}
 	default: // [k, h]
-		step := p.kern.stepA(k)
-		return panel{m.a[i*step:], 1, h, step}
+		return panel{m.a[(r-r0)*k:], 1, h, h * k}
 	}
 }
 

@@ -31,7 +31,7 @@ func newCached(q *kernel) *Cached {
 // Run computes the product n times, and returns how many operations that is.
 func (t *Cached) Run(n int) (flops float64) {
 	for range n {
-		t.gemm(&t.c[0], &t.a[0], &t.b[0], t.cols, 1, t.rows, 0, cachedK, cachedK, t.rows, 1, t.cols, false, nil, 0, &nothing.base)
+		t.gemm(&t.c[0], &t.a[0], &t.b[0], t.cols, 1, t.rows, 0, cachedK, cachedK, t.rows, 1, t.cols, false, nil, 0, nil, &nothing.base)
 	}
 	return float64(n) * 2 * float64(t.rows*t.cols*cachedK)
 }

@@ -29,18 +29,24 @@ func (t tile) mul(c, a, b *float32, ldc, lda, ka, _, k, rows, cols int, add bool
 	r := 0
 	for _, g := range panels(rows, t.rows) {
 		if g.n > 0 {
-			t.gemm(offset(c, r*ldc), offset(a, r*lda), b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n, cols, add, nil, 0, &nothing.base)
+			t.gemm(offset(c, r*ldc), offset(a, r*lda), b, ldc, lda, ka, g.rows*lda, k, k, g.rows, g.n, cols, add, nil, 0, nil, &nothing.base)
 		}
 		r += g.n * g.rows
 	}
 }
 
 // gemmNEON has what gemmNEON_4x24 has not: fewer columns, by a copy of them,
-// and the packing of B. It leaves fetching to the processor.
+// and packing. It leaves fetching to the processor.
 func gemmNEON(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
-	src *float32, lds int, next *uintptr) {
+	src *float32, lds int, to *float32, next *uintptr) {
 	if src != nil {
 		copyNEON(b, src, lds, k, neonCols, neonCols, 1, 0)
+	}
+	if to != nil {
+		for p := range panels {
+			copyNEON(offset(to, p*rows*k), offset(a, p*stepA), ka, k, rows, rows, 1, 0)
+		}
+		a, lda, ka, stepA = to, 1, rows, rows*k
 	}
 	if cols == neonCols {
 		gemmNEON_4x24(c, a, b, ldc, lda, ka, stepA, k, chunk, rows, panels, add)

@@ -56,9 +56,9 @@ type kernel struct {
 type tile struct {
 	rows, cols int
 	// gemm multiplies panels of A with a panel of B, [k, cols], which it packs
-	// first if src is not nil.
+	// first if src is not nil; those of A it packs to to, if that is not nil.
 	gemm func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
-		src *float32, lds int, next *uintptr)
+		src *float32, lds int, to *float32, next *uintptr)
 }
 
 // small is the part of C that is in registers where B is in cache.

@@ -28,10 +28,14 @@ package gemm
 //
 //	b[l*48+j] = src[l*lds+j]
 //
+// If to is not nil, it packs A instead, whose lda is 1:
+//
+//	to[(i/rows*k+l)*rows+i%rows] = a[l*ka]
+//
 // Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //
 //go:noescape
-func gemmAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
+func gemmAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, to *float32, next *uintptr)
 
 // copyAVX512 copies columns into panels:
 //
@@ -209,10 +213,14 @@ func thinAVX512_8x48(yt *float32, xt *float32, w *float32, k int, chunk int, gro
 //
 //	b[l*16+j] = src[l*lds+j]
 //
+// If to is not nil, it packs A instead, whose lda is 1:
+//
+//	to[(i/rows*k+l)*rows+i%rows] = a[l*ka]
+//
 // Meanwhile it fetches the stream next, but for next.rows: the rows of C.
 //
 //go:noescape
-func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
+func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, to *float32, next *uintptr)
 
 // copyAVX2 copies columns into panels:
 //

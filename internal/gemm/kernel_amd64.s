@@ -72,54 +72,58 @@ DATA lanesOfPairs<>+120(SB)/4, $0x0000001d
 DATA lanesOfPairs<>+124(SB)/4, $0x0000001f
 GLOBL lanesOfPairs<>(SB), RODATA|NOPTR, $128
 
-// func gemmAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
+// func gemmAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, to *float32, next *uintptr)
 // Requires: AVX, AVX512F, BMI2, CMOV, MMX+
-TEXT ·gemmAVX512_9x48(SB), NOSPLIT, $104-128
-	MOVQ  c+0(FP), BX
-	MOVQ  rows+72(FP), AX
-	MOVQ  a+8(FP), R14
-	MOVQ  R14, (SP)
-	MOVQ  panels+80(FP), CX
-	MOVQ  CX, 8(SP)
-	MOVQ  src+104(FP), CX
-	MOVQ  CX, 48(SP)
-	MOVQ  ka+40(FP), R10
-	SHLQ  $0x02, R10
-	MOVQ  lda+32(FP), R11
-	SHLQ  $0x02, R11
-	LEAQ  (R11)(R11*2), R12
-	MOVQ  stepA+48(FP), CX
-	SHLQ  $0x02, CX
-	MOVQ  CX, 16(SP)
-	MOVQ  ldc+24(FP), CX
-	SHLQ  $0x02, CX
-	MOVQ  CX, 32(SP)
-	IMULQ AX, CX
-	MOVQ  CX, 24(SP)
-	MOVQ  cols+88(FP), CX
-	MOVQ  $-1, R14
-	BZHIQ CX, R14, R14
-	KMOVW R14, K1
-	SHRQ  $0x10, R14
-	KMOVW R14, K2
-	SHRQ  $0x10, R14
-	KMOVW R14, K3
-	CMPQ  AX, $0x09
-	JEQ   panel9
-	CMPQ  AX, $0x08
-	JEQ   panel8
-	CMPQ  AX, $0x07
-	JEQ   panel7
-	CMPQ  AX, $0x06
-	JEQ   panel6
-	CMPQ  AX, $0x05
-	JEQ   panel5
-	CMPQ  AX, $0x04
-	JEQ   panel4
-	CMPQ  AX, $0x03
-	JEQ   panel3
-	CMPQ  AX, $0x02
-	JEQ   panel2
+TEXT ·gemmAVX512_9x48(SB), NOSPLIT, $120-136
+	MOVQ   c+0(FP), BX
+	MOVQ   rows+72(FP), AX
+	MOVQ   a+8(FP), R14
+	MOVQ   R14, (SP)
+	MOVQ   panels+80(FP), CX
+	MOVQ   CX, 8(SP)
+	MOVQ   src+104(FP), CX
+	MOVQ   CX, 48(SP)
+	MOVQ   to+120(FP), CX
+	MOVQ   CX, 104(SP)
+	MOVQ   ka+40(FP), R10
+	SHLQ   $0x02, R10
+	IMUL3Q $0x02, R10, CX
+	MOVQ   CX, 112(SP)
+	MOVQ   lda+32(FP), R11
+	SHLQ   $0x02, R11
+	LEAQ   (R11)(R11*2), R12
+	MOVQ   stepA+48(FP), CX
+	SHLQ   $0x02, CX
+	MOVQ   CX, 16(SP)
+	MOVQ   ldc+24(FP), CX
+	SHLQ   $0x02, CX
+	MOVQ   CX, 32(SP)
+	IMULQ  AX, CX
+	MOVQ   CX, 24(SP)
+	MOVQ   cols+88(FP), CX
+	MOVQ   $-1, R14
+	BZHIQ  CX, R14, R14
+	KMOVW  R14, K1
+	SHRQ   $0x10, R14
+	KMOVW  R14, K2
+	SHRQ   $0x10, R14
+	KMOVW  R14, K3
+	CMPQ   AX, $0x09
+	JEQ    panel9
+	CMPQ   AX, $0x08
+	JEQ    panel8
+	CMPQ   AX, $0x07
+	JEQ    panel7
+	CMPQ   AX, $0x06
+	JEQ    panel6
+	CMPQ   AX, $0x05
+	JEQ    panel5
+	CMPQ   AX, $0x04
+	JEQ    panel4
+	CMPQ   AX, $0x03
+	JEQ    panel3
+	CMPQ   AX, $0x02
+	JEQ    panel2
 
 panel1:
 	MOVQ $0x00000001, 88(SP)
@@ -129,22 +133,33 @@ panel1:
 	MOVQ (SP), DI
 
 chunk1:
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack1
-	SHRQ         $0x01, CX
-	JCC          even1
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack1
+	SHRQ       $0x01, CX
+	JCC        even1
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd1
+	MOVL       (DI), AX
+	MOVL       AX, (R15)
+	ADDQ       $0x04, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 (DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd1:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -158,7 +173,7 @@ even1:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream1
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
@@ -171,19 +186,64 @@ even1:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k1
+	JMP     steps1
 
 stream1:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps1:
+	CMPQ 104(SP), $0x00
+	JEQ  k1
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA1:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	MOVL         (DI), AX
+	MOVL         AX, (BX)
+	ADDQ         $0x04, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   (DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	ADDQ         R10, DI
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	MOVL         (DI), AX
+	MOVL         AX, (BX)
+	ADDQ         $0x04, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   (DI)(AX*8)
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z29, Z28, Z0
+	VFMADD231PS  Z30, Z28, Z1
+	VFMADD231PS  Z31, Z28, Z2
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA1
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped1
 
 k1:
 	VMOVUPS      (SI), Z29
@@ -210,14 +270,16 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived1
-	CMPQ         96(SP), $0x00
-	JEQ          arrived1
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped1:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived1
+	CMPQ 96(SP), $0x00
+	JEQ  arrived1
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived1:
 	CMPQ 80(SP), $0x00
@@ -225,7 +287,7 @@ arrived1:
 	MOVQ 56(SP), DX
 
 summed1:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first1
@@ -307,7 +369,7 @@ packing1:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed1
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -340,25 +402,36 @@ panel2:
 	MOVQ (SP), DI
 
 chunk2:
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack2
-	SHRQ         $0x01, CX
-	JCC          even2
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack2
+	SHRQ       $0x01, CX
+	JCC        even2
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd2
+	MOVQ       (DI), AX
+	MOVQ       AX, (R15)
+	ADDQ       $0x08, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 4(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd2:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -376,7 +449,7 @@ even2:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream2
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
@@ -389,19 +462,72 @@ even2:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k2
+	JMP     steps2
 
 stream2:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps2:
+	CMPQ 104(SP), $0x00
+	JEQ  k2
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA2:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	ADDQ         $0x08, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   4(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	ADDQ         R10, DI
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	ADDQ         $0x08, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   4(DI)(AX*8)
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA2
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped2
 
 k2:
 	VMOVUPS      (SI), Z29
@@ -436,14 +562,16 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived2
-	CMPQ         96(SP), $0x00
-	JEQ          arrived2
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped2:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived2
+	CMPQ 96(SP), $0x00
+	JEQ  arrived2
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived2:
 	CMPQ 80(SP), $0x00
@@ -451,7 +579,7 @@ arrived2:
 	MOVQ 56(SP), DX
 
 summed2:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first2
@@ -549,7 +677,7 @@ packing2:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed2
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -591,28 +719,41 @@ panel3:
 	MOVQ (SP), DI
 
 chunk3:
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack3
-	SHRQ         $0x01, CX
-	JCC          even3
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack3
+	SHRQ       $0x01, CX
+	JCC        even3
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd3
+	MOVQ       (DI), AX
+	MOVQ       AX, (R15)
+	MOVL       8(DI), AX
+	MOVL       AX, 8(R15)
+	ADDQ       $0x0c, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 8(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd3:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -634,7 +775,7 @@ even3:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream3
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
@@ -647,19 +788,84 @@ even3:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k3
+	JMP     steps3
 
 stream3:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps3:
+	CMPQ 104(SP), $0x00
+	JEQ  k3
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA3:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	MOVL         8(DI), AX
+	MOVL         AX, 8(BX)
+	ADDQ         $0x0c, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   8(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	ADDQ         R10, DI
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	MOVL         8(DI), AX
+	MOVL         AX, 8(BX)
+	ADDQ         $0x0c, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   8(DI)(AX*8)
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z29, Z28, Z0
+	VFMADD231PS  Z30, Z28, Z1
+	VFMADD231PS  Z31, Z28, Z2
+	VBROADCASTSS (DI)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z3
+	VFMADD231PS  Z30, Z27, Z4
+	VFMADD231PS  Z31, Z27, Z5
+	VBROADCASTSS (DI)(R11*2), Z28
+	VFMADD231PS  Z29, Z28, Z6
+	VFMADD231PS  Z30, Z28, Z7
+	VFMADD231PS  Z31, Z28, Z8
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA3
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped3
 
 k3:
 	VMOVUPS      (SI), Z29
@@ -702,14 +908,16 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived3
-	CMPQ         96(SP), $0x00
-	JEQ          arrived3
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped3:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived3
+	CMPQ 96(SP), $0x00
+	JEQ  arrived3
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived3:
 	CMPQ 80(SP), $0x00
@@ -717,7 +925,7 @@ arrived3:
 	MOVQ 56(SP), DX
 
 summed3:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first3
@@ -831,7 +1039,7 @@ packing3:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed3
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -882,31 +1090,42 @@ panel4:
 	MOVQ (SP), DI
 
 chunk4:
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack4
-	SHRQ         $0x01, CX
-	JCC          even4
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack4
+	SHRQ       $0x01, CX
+	JCC        even4
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd4
+	VMOVUPS    (DI), X27
+	VMOVUPS    X27, (R15)
+	ADDQ       $0x10, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 12(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd4:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -932,7 +1151,7 @@ even4:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream4
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
@@ -945,19 +1164,88 @@ even4:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k4
+	JMP     steps4
 
 stream4:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps4:
+	CMPQ 104(SP), $0x00
+	JEQ  k4
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA4:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	ADDQ         $0x10, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   12(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	ADDQ         R10, DI
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	ADDQ         $0x10, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   12(DI)(AX*8)
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA4
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped4
 
 k4:
 	VMOVUPS      (SI), Z29
@@ -1008,14 +1296,16 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived4
-	CMPQ         96(SP), $0x00
-	JEQ          arrived4
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped4:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived4
+	CMPQ 96(SP), $0x00
+	JEQ  arrived4
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived4:
 	CMPQ 80(SP), $0x00
@@ -1023,7 +1313,7 @@ arrived4:
 	MOVQ 56(SP), DX
 
 summed4:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first4
@@ -1153,7 +1443,7 @@ packing4:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed4
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -1213,34 +1503,47 @@ panel5:
 	MOVQ (SP), DI
 
 chunk5:
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VPXORD       Z14, Z14, Z14
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack5
-	SHRQ         $0x01, CX
-	JCC          even5
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack5
+	SHRQ       $0x01, CX
+	JCC        even5
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd5
+	VMOVUPS    (DI), X27
+	VMOVUPS    X27, (R15)
+	MOVL       16(DI), AX
+	MOVL       AX, 16(R15)
+	ADDQ       $0x14, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 16(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd5:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -1270,7 +1573,7 @@ even5:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream5
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
@@ -1283,19 +1586,100 @@ even5:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k5
+	JMP     steps5
 
 stream5:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps5:
+	CMPQ 104(SP), $0x00
+	JEQ  k5
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA5:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	MOVL         16(DI), AX
+	MOVL         AX, 16(BX)
+	ADDQ         $0x14, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   16(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	VBROADCASTSS (DI)(R11*4), Z27
+	VFMADD231PS  Z29, Z27, Z12
+	VFMADD231PS  Z30, Z27, Z13
+	VFMADD231PS  Z31, Z27, Z14
+	ADDQ         R10, DI
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	MOVL         16(DI), AX
+	MOVL         AX, 16(BX)
+	ADDQ         $0x14, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   16(DI)(AX*8)
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z29, Z28, Z0
+	VFMADD231PS  Z30, Z28, Z1
+	VFMADD231PS  Z31, Z28, Z2
+	VBROADCASTSS (DI)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z3
+	VFMADD231PS  Z30, Z27, Z4
+	VFMADD231PS  Z31, Z27, Z5
+	VBROADCASTSS (DI)(R11*2), Z28
+	VFMADD231PS  Z29, Z28, Z6
+	VFMADD231PS  Z30, Z28, Z7
+	VFMADD231PS  Z31, Z28, Z8
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z29, Z27, Z9
+	VFMADD231PS  Z30, Z27, Z10
+	VFMADD231PS  Z31, Z27, Z11
+	VBROADCASTSS (DI)(R11*4), Z28
+	VFMADD231PS  Z29, Z28, Z12
+	VFMADD231PS  Z30, Z28, Z13
+	VFMADD231PS  Z31, Z28, Z14
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA5
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped5
 
 k5:
 	VMOVUPS      (SI), Z29
@@ -1354,14 +1738,16 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived5
-	CMPQ         96(SP), $0x00
-	JEQ          arrived5
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped5:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived5
+	CMPQ 96(SP), $0x00
+	JEQ  arrived5
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived5:
 	CMPQ 80(SP), $0x00
@@ -1369,7 +1755,7 @@ arrived5:
 	MOVQ 56(SP), DX
 
 summed5:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first5
@@ -1515,7 +1901,7 @@ packing5:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed5
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -1584,39 +1970,52 @@ panel6:
 	MOVQ (SP), DI
 
 chunk6:
-	LEAQ         (DI)(R11*4), R8
-	ADDQ         R11, R8
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VPXORD       Z14, Z14, Z14
-	VPXORD       Z15, Z15, Z15
-	VPXORD       Z16, Z16, Z16
-	VPXORD       Z17, Z17, Z17
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack6
-	SHRQ         $0x01, CX
-	JCC          even6
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	LEAQ       (DI)(R11*4), R8
+	ADDQ       R11, R8
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack6
+	SHRQ       $0x01, CX
+	JCC        even6
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd6
+	VMOVUPS    (DI), X27
+	VMOVUPS    X27, (R15)
+	MOVQ       16(DI), AX
+	MOVQ       AX, 16(R15)
+	ADDQ       $0x18, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 20(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd6:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -1651,7 +2050,7 @@ even6:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream6
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
@@ -1664,19 +2063,110 @@ even6:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k6
+	JMP     steps6
 
 stream6:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps6:
+	CMPQ 104(SP), $0x00
+	JEQ  k6
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA6:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	MOVQ         16(DI), AX
+	MOVQ         AX, 16(BX)
+	ADDQ         $0x18, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   20(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	VBROADCASTSS (DI)(R11*4), Z27
+	VFMADD231PS  Z29, Z27, Z12
+	VFMADD231PS  Z30, Z27, Z13
+	VFMADD231PS  Z31, Z27, Z14
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z29, Z28, Z15
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	MOVQ         16(DI), AX
+	MOVQ         AX, 16(BX)
+	ADDQ         $0x18, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   20(DI)(AX*8)
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	VBROADCASTSS (DI)(R11*4), Z27
+	VFMADD231PS  Z29, Z27, Z12
+	VFMADD231PS  Z30, Z27, Z13
+	VFMADD231PS  Z31, Z27, Z14
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z29, Z28, Z15
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packA6
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped6
 
 k6:
 	VMOVUPS      (SI), Z29
@@ -1745,14 +2235,16 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived6
-	CMPQ         96(SP), $0x00
-	JEQ          arrived6
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped6:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived6
+	CMPQ 96(SP), $0x00
+	JEQ  arrived6
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived6:
 	CMPQ 80(SP), $0x00
@@ -1760,7 +2252,7 @@ arrived6:
 	MOVQ 56(SP), DX
 
 summed6:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first6
@@ -1925,7 +2417,7 @@ packing6:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed6
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -2003,42 +2495,57 @@ panel7:
 	MOVQ (SP), DI
 
 chunk7:
-	LEAQ         (DI)(R11*4), R8
-	ADDQ         R11, R8
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VPXORD       Z14, Z14, Z14
-	VPXORD       Z15, Z15, Z15
-	VPXORD       Z16, Z16, Z16
-	VPXORD       Z17, Z17, Z17
-	VPXORD       Z18, Z18, Z18
-	VPXORD       Z19, Z19, Z19
-	VPXORD       Z20, Z20, Z20
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack7
-	SHRQ         $0x01, CX
-	JCC          even7
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	LEAQ       (DI)(R11*4), R8
+	ADDQ       R11, R8
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack7
+	SHRQ       $0x01, CX
+	JCC        even7
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd7
+	VMOVUPS    (DI), X27
+	VMOVUPS    X27, (R15)
+	MOVQ       16(DI), AX
+	MOVQ       AX, 16(R15)
+	MOVL       24(DI), AX
+	MOVL       AX, 24(R15)
+	ADDQ       $0x1c, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 24(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd7:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -2077,7 +2584,7 @@ even7:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream7
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream7
@@ -2090,19 +2597,122 @@ even7:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k7
+	JMP     steps7
 
 stream7:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps7:
+	CMPQ 104(SP), $0x00
+	JEQ  k7
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA7:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	MOVQ         16(DI), AX
+	MOVQ         AX, 16(BX)
+	MOVL         24(DI), AX
+	MOVL         AX, 24(BX)
+	ADDQ         $0x1c, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   24(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	VBROADCASTSS (DI)(R11*4), Z27
+	VFMADD231PS  Z29, Z27, Z12
+	VFMADD231PS  Z30, Z27, Z13
+	VFMADD231PS  Z31, Z27, Z14
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z29, Z28, Z15
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z18
+	VFMADD231PS  Z30, Z27, Z19
+	VFMADD231PS  Z31, Z27, Z20
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), X27
+	VMOVUPS      X27, (BX)
+	MOVQ         16(DI), AX
+	MOVQ         AX, 16(BX)
+	MOVL         24(DI), AX
+	MOVL         AX, 24(BX)
+	ADDQ         $0x1c, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   24(DI)(AX*8)
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z29, Z28, Z0
+	VFMADD231PS  Z30, Z28, Z1
+	VFMADD231PS  Z31, Z28, Z2
+	VBROADCASTSS (DI)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z3
+	VFMADD231PS  Z30, Z27, Z4
+	VFMADD231PS  Z31, Z27, Z5
+	VBROADCASTSS (DI)(R11*2), Z28
+	VFMADD231PS  Z29, Z28, Z6
+	VFMADD231PS  Z30, Z28, Z7
+	VFMADD231PS  Z31, Z28, Z8
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z29, Z27, Z9
+	VFMADD231PS  Z30, Z27, Z10
+	VFMADD231PS  Z31, Z27, Z11
+	VBROADCASTSS (DI)(R11*4), Z28
+	VFMADD231PS  Z29, Z28, Z12
+	VFMADD231PS  Z30, Z28, Z13
+	VFMADD231PS  Z31, Z28, Z14
+	VBROADCASTSS (R8), Z27
+	VFMADD231PS  Z29, Z27, Z15
+	VFMADD231PS  Z30, Z27, Z16
+	VFMADD231PS  Z31, Z27, Z17
+	VBROADCASTSS (R8)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z18
+	VFMADD231PS  Z30, Z28, Z19
+	VFMADD231PS  Z31, Z28, Z20
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packA7
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped7
 
 k7:
 	VMOVUPS      (SI), Z29
@@ -2179,14 +2789,16 @@ k7:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k7
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived7
-	CMPQ         96(SP), $0x00
-	JEQ          arrived7
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped7:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived7
+	CMPQ 96(SP), $0x00
+	JEQ  arrived7
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived7:
 	CMPQ 80(SP), $0x00
@@ -2194,7 +2806,7 @@ arrived7:
 	MOVQ 56(SP), DX
 
 summed7:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first7
@@ -2375,7 +2987,7 @@ packing7:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed7
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -2462,45 +3074,56 @@ panel8:
 	MOVQ (SP), DI
 
 chunk8:
-	LEAQ         (DI)(R11*4), R8
-	ADDQ         R11, R8
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VPXORD       Z14, Z14, Z14
-	VPXORD       Z15, Z15, Z15
-	VPXORD       Z16, Z16, Z16
-	VPXORD       Z17, Z17, Z17
-	VPXORD       Z18, Z18, Z18
-	VPXORD       Z19, Z19, Z19
-	VPXORD       Z20, Z20, Z20
-	VPXORD       Z21, Z21, Z21
-	VPXORD       Z22, Z22, Z22
-	VPXORD       Z23, Z23, Z23
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack8
-	SHRQ         $0x01, CX
-	JCC          even8
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	LEAQ       (DI)(R11*4), R8
+	ADDQ       R11, R8
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack8
+	SHRQ       $0x01, CX
+	JCC        even8
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd8
+	VMOVUPS    (DI), Y27
+	VMOVUPS    Y27, (R15)
+	ADDQ       $0x20, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 28(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd8:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -2543,7 +3166,7 @@ even8:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream8
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream8
@@ -2556,19 +3179,122 @@ even8:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k8
+	JMP     steps8
 
 stream8:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps8:
+	CMPQ 104(SP), $0x00
+	JEQ  k8
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA8:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	VMOVUPS      (DI), Y27
+	VMOVUPS      Y27, (BX)
+	ADDQ         $0x20, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   28(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	VBROADCASTSS (DI)(R11*4), Z27
+	VFMADD231PS  Z29, Z27, Z12
+	VFMADD231PS  Z30, Z27, Z13
+	VFMADD231PS  Z31, Z27, Z14
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z29, Z28, Z15
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z18
+	VFMADD231PS  Z30, Z27, Z19
+	VFMADD231PS  Z31, Z27, Z20
+	VBROADCASTSS (R8)(R11*2), Z28
+	VFMADD231PS  Z29, Z28, Z21
+	VFMADD231PS  Z30, Z28, Z22
+	VFMADD231PS  Z31, Z28, Z23
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), Y27
+	VMOVUPS      Y27, (BX)
+	ADDQ         $0x20, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   28(DI)(AX*8)
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	VBROADCASTSS (DI)(R11*4), Z27
+	VFMADD231PS  Z29, Z27, Z12
+	VFMADD231PS  Z30, Z27, Z13
+	VFMADD231PS  Z31, Z27, Z14
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z29, Z28, Z15
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z18
+	VFMADD231PS  Z30, Z27, Z19
+	VFMADD231PS  Z31, Z27, Z20
+	VBROADCASTSS (R8)(R11*2), Z28
+	VFMADD231PS  Z29, Z28, Z21
+	VFMADD231PS  Z30, Z28, Z22
+	VFMADD231PS  Z31, Z28, Z23
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packA8
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped8
 
 k8:
 	VMOVUPS      (SI), Z29
@@ -2653,14 +3379,16 @@ k8:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k8
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived8
-	CMPQ         96(SP), $0x00
-	JEQ          arrived8
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped8:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived8
+	CMPQ 96(SP), $0x00
+	JEQ  arrived8
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived8:
 	CMPQ 80(SP), $0x00
@@ -2668,7 +3396,7 @@ arrived8:
 	MOVQ 56(SP), DX
 
 summed8:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first8
@@ -2865,7 +3593,7 @@ packing8:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed8
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -2961,48 +3689,61 @@ panel9:
 	MOVQ (SP), DI
 
 chunk9:
-	LEAQ         (DI)(R11*4), R8
-	ADDQ         R11, R8
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	VPXORD       Z6, Z6, Z6
-	VPXORD       Z7, Z7, Z7
-	VPXORD       Z8, Z8, Z8
-	VPXORD       Z9, Z9, Z9
-	VPXORD       Z10, Z10, Z10
-	VPXORD       Z11, Z11, Z11
-	VPXORD       Z12, Z12, Z12
-	VPXORD       Z13, Z13, Z13
-	VPXORD       Z14, Z14, Z14
-	VPXORD       Z15, Z15, Z15
-	VPXORD       Z16, Z16, Z16
-	VPXORD       Z17, Z17, Z17
-	VPXORD       Z18, Z18, Z18
-	VPXORD       Z19, Z19, Z19
-	VPXORD       Z20, Z20, Z20
-	VPXORD       Z21, Z21, Z21
-	VPXORD       Z22, Z22, Z22
-	VPXORD       Z23, Z23, Z23
-	VPXORD       Z24, Z24, Z24
-	VPXORD       Z25, Z25, Z25
-	VPXORD       Z26, Z26, Z26
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack9
-	SHRQ         $0x01, CX
-	JCC          even9
-	VMOVUPS      (SI), Z29
-	VMOVUPS      64(SI), Z30
-	VMOVUPS      128(SI), Z31
-	ADDQ         $+192, SI
+	LEAQ       (DI)(R11*4), R8
+	ADDQ       R11, R8
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	VPXORD     Z24, Z24, Z24
+	VPXORD     Z25, Z25, Z25
+	VPXORD     Z26, Z26, Z26
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack9
+	SHRQ       $0x01, CX
+	JCC        even9
+	VMOVUPS    (SI), Z29
+	VMOVUPS    64(SI), Z30
+	VMOVUPS    128(SI), Z31
+	ADDQ       $+192, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd9
+	VMOVUPS    (DI), Y27
+	VMOVUPS    Y27, (R15)
+	MOVL       32(DI), AX
+	MOVL       AX, 32(R15)
+	ADDQ       $0x24, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 32(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd9:
 	VBROADCASTSS (DI), Z27
 	VFMADD231PS  Z29, Z27, Z0
 	VFMADD231PS  Z30, Z27, Z1
@@ -3049,7 +3790,7 @@ even9:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream9
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream9
@@ -3062,19 +3803,134 @@ even9:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k9
+	JMP     steps9
 
 stream9:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps9:
+	CMPQ 104(SP), $0x00
+	JEQ  k9
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA9:
+	VMOVUPS      (SI), Z29
+	VMOVUPS      64(SI), Z30
+	VMOVUPS      128(SI), Z31
+	VMOVUPS      (DI), Y27
+	VMOVUPS      Y27, (BX)
+	MOVL         32(DI), AX
+	MOVL         AX, 32(BX)
+	ADDQ         $0x24, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   32(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Z27
+	VFMADD231PS  Z29, Z27, Z0
+	VFMADD231PS  Z30, Z27, Z1
+	VFMADD231PS  Z31, Z27, Z2
+	VBROADCASTSS (DI)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z3
+	VFMADD231PS  Z30, Z28, Z4
+	VFMADD231PS  Z31, Z28, Z5
+	VBROADCASTSS (DI)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z6
+	VFMADD231PS  Z30, Z27, Z7
+	VFMADD231PS  Z31, Z27, Z8
+	VBROADCASTSS (DI)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z9
+	VFMADD231PS  Z30, Z28, Z10
+	VFMADD231PS  Z31, Z28, Z11
+	VBROADCASTSS (DI)(R11*4), Z27
+	VFMADD231PS  Z29, Z27, Z12
+	VFMADD231PS  Z30, Z27, Z13
+	VFMADD231PS  Z31, Z27, Z14
+	VBROADCASTSS (R8), Z28
+	VFMADD231PS  Z29, Z28, Z15
+	VFMADD231PS  Z30, Z28, Z16
+	VFMADD231PS  Z31, Z28, Z17
+	VBROADCASTSS (R8)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z18
+	VFMADD231PS  Z30, Z27, Z19
+	VFMADD231PS  Z31, Z27, Z20
+	VBROADCASTSS (R8)(R11*2), Z28
+	VFMADD231PS  Z29, Z28, Z21
+	VFMADD231PS  Z30, Z28, Z22
+	VFMADD231PS  Z31, Z28, Z23
+	VBROADCASTSS (R8)(R12*1), Z27
+	VFMADD231PS  Z29, Z27, Z24
+	VFMADD231PS  Z30, Z27, Z25
+	VFMADD231PS  Z31, Z27, Z26
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	VMOVUPS      192(SI), Z29
+	VMOVUPS      256(SI), Z30
+	VMOVUPS      320(SI), Z31
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), Y27
+	VMOVUPS      Y27, (BX)
+	MOVL         32(DI), AX
+	MOVL         AX, 32(BX)
+	ADDQ         $0x24, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   32(DI)(AX*8)
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z29, Z28, Z0
+	VFMADD231PS  Z30, Z28, Z1
+	VFMADD231PS  Z31, Z28, Z2
+	VBROADCASTSS (DI)(R11*1), Z27
+	VFMADD231PS  Z29, Z27, Z3
+	VFMADD231PS  Z30, Z27, Z4
+	VFMADD231PS  Z31, Z27, Z5
+	VBROADCASTSS (DI)(R11*2), Z28
+	VFMADD231PS  Z29, Z28, Z6
+	VFMADD231PS  Z30, Z28, Z7
+	VFMADD231PS  Z31, Z28, Z8
+	VBROADCASTSS (DI)(R12*1), Z27
+	VFMADD231PS  Z29, Z27, Z9
+	VFMADD231PS  Z30, Z27, Z10
+	VFMADD231PS  Z31, Z27, Z11
+	VBROADCASTSS (DI)(R11*4), Z28
+	VFMADD231PS  Z29, Z28, Z12
+	VFMADD231PS  Z30, Z28, Z13
+	VFMADD231PS  Z31, Z28, Z14
+	VBROADCASTSS (R8), Z27
+	VFMADD231PS  Z29, Z27, Z15
+	VFMADD231PS  Z30, Z27, Z16
+	VFMADD231PS  Z31, Z27, Z17
+	VBROADCASTSS (R8)(R11*1), Z28
+	VFMADD231PS  Z29, Z28, Z18
+	VFMADD231PS  Z30, Z28, Z19
+	VFMADD231PS  Z31, Z28, Z20
+	VBROADCASTSS (R8)(R11*2), Z27
+	VFMADD231PS  Z29, Z27, Z21
+	VFMADD231PS  Z30, Z27, Z22
+	VFMADD231PS  Z31, Z27, Z23
+	VBROADCASTSS (R8)(R12*1), Z28
+	VFMADD231PS  Z29, Z28, Z24
+	VFMADD231PS  Z30, Z28, Z25
+	VFMADD231PS  Z31, Z28, Z26
+	ADDQ         $+384, SI
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packA9
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped9
 
 k9:
 	VMOVUPS      (SI), Z29
@@ -3167,14 +4023,16 @@ k9:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k9
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived9
-	CMPQ         96(SP), $0x00
-	JEQ          arrived9
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped9:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived9
+	CMPQ 96(SP), $0x00
+	JEQ  arrived9
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived9:
 	CMPQ 80(SP), $0x00
@@ -3182,7 +4040,7 @@ arrived9:
 	MOVQ 56(SP), DX
 
 summed9:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first9
@@ -3395,7 +4253,7 @@ packing9:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed9
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -7602,45 +8460,49 @@ first:
 	VZEROUPPER
 	RET
 
-// func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, next *uintptr)
+// func gemmAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, stepA int, k int, chunk int, rows int, panels int, cols int, add bool, src *float32, lds int, to *float32, next *uintptr)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $112-128
-	MOVQ  c+0(FP), BX
-	MOVQ  rows+72(FP), AX
-	MOVQ  a+8(FP), R14
-	MOVQ  R14, (SP)
-	MOVQ  panels+80(FP), CX
-	MOVQ  CX, 8(SP)
-	MOVQ  src+104(FP), CX
-	MOVQ  CX, 48(SP)
-	MOVQ  ka+40(FP), R10
-	SHLQ  $0x02, R10
-	MOVQ  lda+32(FP), R11
-	SHLQ  $0x02, R11
-	LEAQ  (R11)(R11*2), R12
-	MOVQ  stepA+48(FP), CX
-	SHLQ  $0x02, CX
-	MOVQ  CX, 16(SP)
-	MOVQ  ldc+24(FP), CX
-	SHLQ  $0x02, CX
-	MOVQ  CX, 32(SP)
-	IMULQ AX, CX
-	MOVQ  CX, 24(SP)
-	MOVQ  cols+88(FP), CX
-	LEAQ  lanes<>+64(SB), R14
-	SHLQ  $0x02, CX
-	SUBQ  CX, R14
-	MOVQ  R14, 104(SP)
-	CMPQ  AX, $0x06
-	JEQ   panel6
-	CMPQ  AX, $0x05
-	JEQ   panel5
-	CMPQ  AX, $0x04
-	JEQ   panel4
-	CMPQ  AX, $0x03
-	JEQ   panel3
-	CMPQ  AX, $0x02
-	JEQ   panel2
+TEXT ·gemmAVX2_6x16(SB), NOSPLIT, $128-136
+	MOVQ   c+0(FP), BX
+	MOVQ   rows+72(FP), AX
+	MOVQ   a+8(FP), R14
+	MOVQ   R14, (SP)
+	MOVQ   panels+80(FP), CX
+	MOVQ   CX, 8(SP)
+	MOVQ   src+104(FP), CX
+	MOVQ   CX, 48(SP)
+	MOVQ   to+120(FP), CX
+	MOVQ   CX, 104(SP)
+	MOVQ   ka+40(FP), R10
+	SHLQ   $0x02, R10
+	IMUL3Q $0x02, R10, CX
+	MOVQ   CX, 112(SP)
+	MOVQ   lda+32(FP), R11
+	SHLQ   $0x02, R11
+	LEAQ   (R11)(R11*2), R12
+	MOVQ   stepA+48(FP), CX
+	SHLQ   $0x02, CX
+	MOVQ   CX, 16(SP)
+	MOVQ   ldc+24(FP), CX
+	SHLQ   $0x02, CX
+	MOVQ   CX, 32(SP)
+	IMULQ  AX, CX
+	MOVQ   CX, 24(SP)
+	MOVQ   cols+88(FP), CX
+	LEAQ   lanes<>+64(SB), R14
+	SHLQ   $0x02, CX
+	SUBQ   CX, R14
+	MOVQ   R14, 120(SP)
+	CMPQ   AX, $0x06
+	JEQ    panel6
+	CMPQ   AX, $0x05
+	JEQ    panel5
+	CMPQ   AX, $0x04
+	JEQ    panel4
+	CMPQ   AX, $0x03
+	JEQ    panel3
+	CMPQ   AX, $0x02
+	JEQ    panel2
 
 panel1:
 	MOVQ $0x00000001, 88(SP)
@@ -7650,20 +8512,31 @@ panel1:
 	MOVQ (SP), DI
 
 chunk1:
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack1
-	SHRQ         $0x01, CX
-	JCC          even1
-	VMOVUPS      (SI), Y12
-	VMOVUPS      32(SI), Y13
-	ADDQ         $+64, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack1
+	SHRQ       $0x01, CX
+	JCC        even1
+	VMOVUPS    (SI), Y12
+	VMOVUPS    32(SI), Y13
+	ADDQ       $+64, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd1
+	MOVL       (DI), AX
+	MOVL       AX, (R15)
+	ADDQ       $0x04, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 (DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd1:
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -7676,7 +8549,7 @@ even1:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream1
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream1
@@ -7689,19 +8562,60 @@ even1:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k1
+	JMP     steps1
 
 stream1:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps1:
+	CMPQ 104(SP), $0x00
+	JEQ  k1
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA1:
+	VMOVUPS      (SI), Y12
+	VMOVUPS      32(SI), Y13
+	MOVL         (DI), AX
+	MOVL         AX, (BX)
+	ADDQ         $0x04, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   (DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	ADDQ         R10, DI
+	VMOVUPS      64(SI), Y12
+	VMOVUPS      96(SI), Y13
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	MOVL         (DI), AX
+	MOVL         AX, (BX)
+	ADDQ         $0x04, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   (DI)(AX*8)
+	VBROADCASTSS (DI), Y15
+	VFMADD231PS  Y12, Y15, Y0
+	VFMADD231PS  Y13, Y15, Y1
+	ADDQ         $+128, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA1
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped1
 
 k1:
 	VMOVUPS      (SI), Y12
@@ -7724,14 +8638,16 @@ k1:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k1
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived1
-	CMPQ         96(SP), $0x00
-	JEQ          arrived1
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped1:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived1
+	CMPQ 96(SP), $0x00
+	JEQ  arrived1
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived1:
 	CMPQ 80(SP), $0x00
@@ -7739,7 +8655,7 @@ arrived1:
 	MOVQ 56(SP), DX
 
 summed1:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first1
@@ -7814,7 +8730,7 @@ packing1:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed1
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -7824,7 +8740,7 @@ packed1:
 	JMP  summed1
 
 tail1:
-	MOVQ       104(SP), CX
+	MOVQ       120(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -7847,22 +8763,33 @@ panel2:
 	MOVQ (SP), DI
 
 chunk2:
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack2
-	SHRQ         $0x01, CX
-	JCC          even2
-	VMOVUPS      (SI), Y12
-	VMOVUPS      32(SI), Y13
-	ADDQ         $+64, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack2
+	SHRQ       $0x01, CX
+	JCC        even2
+	VMOVUPS    (SI), Y12
+	VMOVUPS    32(SI), Y13
+	ADDQ       $+64, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd2
+	MOVQ       (DI), AX
+	MOVQ       AX, (R15)
+	ADDQ       $0x08, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 4(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd2:
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -7878,7 +8805,7 @@ even2:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream2
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream2
@@ -7891,19 +8818,66 @@ even2:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k2
+	JMP     steps2
 
 stream2:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps2:
+	CMPQ 104(SP), $0x00
+	JEQ  k2
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA2:
+	VMOVUPS      (SI), Y12
+	VMOVUPS      32(SI), Y13
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	ADDQ         $0x08, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   4(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	ADDQ         R10, DI
+	VMOVUPS      64(SI), Y12
+	VMOVUPS      96(SI), Y13
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	ADDQ         $0x08, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   4(DI)(AX*8)
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	ADDQ         $+128, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA2
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped2
 
 k2:
 	VMOVUPS      (SI), Y12
@@ -7932,14 +8906,16 @@ k2:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k2
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived2
-	CMPQ         96(SP), $0x00
-	JEQ          arrived2
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped2:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived2
+	CMPQ 96(SP), $0x00
+	JEQ  arrived2
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived2:
 	CMPQ 80(SP), $0x00
@@ -7947,7 +8923,7 @@ arrived2:
 	MOVQ 56(SP), DX
 
 summed2:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first2
@@ -8033,7 +9009,7 @@ packing2:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed2
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -8043,7 +9019,7 @@ packed2:
 	JMP  summed2
 
 tail2:
-	MOVQ       104(SP), CX
+	MOVQ       120(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -8072,24 +9048,37 @@ panel3:
 	MOVQ (SP), DI
 
 chunk3:
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack3
-	SHRQ         $0x01, CX
-	JCC          even3
-	VMOVUPS      (SI), Y12
-	VMOVUPS      32(SI), Y13
-	ADDQ         $+64, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack3
+	SHRQ       $0x01, CX
+	JCC        even3
+	VMOVUPS    (SI), Y12
+	VMOVUPS    32(SI), Y13
+	ADDQ       $+64, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd3
+	MOVQ       (DI), AX
+	MOVQ       AX, (R15)
+	MOVL       8(DI), AX
+	MOVL       AX, 8(R15)
+	ADDQ       $0x0c, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 8(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd3:
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -8108,7 +9097,7 @@ even3:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream3
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream3
@@ -8121,19 +9110,76 @@ even3:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k3
+	JMP     steps3
 
 stream3:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps3:
+	CMPQ 104(SP), $0x00
+	JEQ  k3
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA3:
+	VMOVUPS      (SI), Y12
+	VMOVUPS      32(SI), Y13
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	MOVL         8(DI), AX
+	MOVL         AX, 8(BX)
+	ADDQ         $0x0c, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   8(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	ADDQ         R10, DI
+	VMOVUPS      64(SI), Y12
+	VMOVUPS      96(SI), Y13
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	MOVQ         (DI), AX
+	MOVQ         AX, (BX)
+	MOVL         8(DI), AX
+	MOVL         AX, 8(BX)
+	ADDQ         $0x0c, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   8(DI)(AX*8)
+	VBROADCASTSS (DI), Y15
+	VFMADD231PS  Y12, Y15, Y0
+	VFMADD231PS  Y13, Y15, Y1
+	VBROADCASTSS (DI)(R11*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (DI)(R11*2), Y15
+	VFMADD231PS  Y12, Y15, Y4
+	VFMADD231PS  Y13, Y15, Y5
+	ADDQ         $+128, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA3
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped3
 
 k3:
 	VMOVUPS      (SI), Y12
@@ -8168,14 +9214,16 @@ k3:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k3
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived3
-	CMPQ         96(SP), $0x00
-	JEQ          arrived3
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped3:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived3
+	CMPQ 96(SP), $0x00
+	JEQ  arrived3
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived3:
 	CMPQ 80(SP), $0x00
@@ -8183,7 +9231,7 @@ arrived3:
 	MOVQ 56(SP), DX
 
 summed3:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first3
@@ -8280,7 +9328,7 @@ packing3:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed3
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -8290,7 +9338,7 @@ packed3:
 	JMP  summed3
 
 tail3:
-	MOVQ       104(SP), CX
+	MOVQ       120(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -8325,26 +9373,37 @@ panel4:
 	MOVQ (SP), DI
 
 chunk4:
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack4
-	SHRQ         $0x01, CX
-	JCC          even4
-	VMOVUPS      (SI), Y12
-	VMOVUPS      32(SI), Y13
-	ADDQ         $+64, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack4
+	SHRQ       $0x01, CX
+	JCC        even4
+	VMOVUPS    (SI), Y12
+	VMOVUPS    32(SI), Y13
+	ADDQ       $+64, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd4
+	VMOVUPS    (DI), X14
+	VMOVUPS    X14, (R15)
+	ADDQ       $0x10, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 12(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd4:
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -8366,7 +9425,7 @@ even4:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream4
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream4
@@ -8379,19 +9438,78 @@ even4:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k4
+	JMP     steps4
 
 stream4:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps4:
+	CMPQ 104(SP), $0x00
+	JEQ  k4
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA4:
+	VMOVUPS      (SI), Y12
+	VMOVUPS      32(SI), Y13
+	VMOVUPS      (DI), X14
+	VMOVUPS      X14, (BX)
+	ADDQ         $0x10, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   12(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	ADDQ         R10, DI
+	VMOVUPS      64(SI), Y12
+	VMOVUPS      96(SI), Y13
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), X14
+	VMOVUPS      X14, (BX)
+	ADDQ         $0x10, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   12(DI)(AX*8)
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	ADDQ         $+128, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA4
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped4
 
 k4:
 	VMOVUPS      (SI), Y12
@@ -8432,14 +9550,16 @@ k4:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k4
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived4
-	CMPQ         96(SP), $0x00
-	JEQ          arrived4
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped4:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived4
+	CMPQ 96(SP), $0x00
+	JEQ  arrived4
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived4:
 	CMPQ 80(SP), $0x00
@@ -8447,7 +9567,7 @@ arrived4:
 	MOVQ 56(SP), DX
 
 summed4:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first4
@@ -8555,7 +9675,7 @@ packing4:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed4
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -8565,7 +9685,7 @@ packed4:
 	JMP  summed4
 
 tail4:
-	MOVQ       104(SP), CX
+	MOVQ       120(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -8606,28 +9726,41 @@ panel5:
 	MOVQ (SP), DI
 
 chunk5:
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y8, Y8, Y8
-	VXORPS       Y9, Y9, Y9
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack5
-	SHRQ         $0x01, CX
-	JCC          even5
-	VMOVUPS      (SI), Y12
-	VMOVUPS      32(SI), Y13
-	ADDQ         $+64, SI
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack5
+	SHRQ       $0x01, CX
+	JCC        even5
+	VMOVUPS    (SI), Y12
+	VMOVUPS    32(SI), Y13
+	ADDQ       $+64, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd5
+	VMOVUPS    (DI), X14
+	VMOVUPS    X14, (R15)
+	MOVL       16(DI), AX
+	MOVL       AX, 16(R15)
+	ADDQ       $0x14, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 16(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd5:
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -8652,7 +9785,7 @@ even5:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream5
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream5
@@ -8665,19 +9798,88 @@ even5:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k5
+	JMP     steps5
 
 stream5:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps5:
+	CMPQ 104(SP), $0x00
+	JEQ  k5
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA5:
+	VMOVUPS      (SI), Y12
+	VMOVUPS      32(SI), Y13
+	VMOVUPS      (DI), X14
+	VMOVUPS      X14, (BX)
+	MOVL         16(DI), AX
+	MOVL         AX, 16(BX)
+	ADDQ         $0x14, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   16(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (DI)(R11*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	ADDQ         R10, DI
+	VMOVUPS      64(SI), Y12
+	VMOVUPS      96(SI), Y13
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), X14
+	VMOVUPS      X14, (BX)
+	MOVL         16(DI), AX
+	MOVL         AX, 16(BX)
+	ADDQ         $0x14, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   16(DI)(AX*8)
+	VBROADCASTSS (DI), Y15
+	VFMADD231PS  Y12, Y15, Y0
+	VFMADD231PS  Y13, Y15, Y1
+	VBROADCASTSS (DI)(R11*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (DI)(R11*2), Y15
+	VFMADD231PS  Y12, Y15, Y4
+	VFMADD231PS  Y13, Y15, Y5
+	VBROADCASTSS (DI)(R12*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (DI)(R11*4), Y15
+	VFMADD231PS  Y12, Y15, Y8
+	VFMADD231PS  Y13, Y15, Y9
+	ADDQ         $+128, SI
+	ADDQ         R10, DI
+	DECQ         CX
+	JNZ          packA5
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped5
 
 k5:
 	VMOVUPS      (SI), Y12
@@ -8724,14 +9926,16 @@ k5:
 	ADDQ         R10, DI
 	DECQ         CX
 	JNZ          k5
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived5
-	CMPQ         96(SP), $0x00
-	JEQ          arrived5
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped5:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived5
+	CMPQ 96(SP), $0x00
+	JEQ  arrived5
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived5:
 	CMPQ 80(SP), $0x00
@@ -8739,7 +9943,7 @@ arrived5:
 	MOVQ 56(SP), DX
 
 summed5:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first5
@@ -8858,7 +10062,7 @@ packing5:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed5
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -8868,7 +10072,7 @@ packed5:
 	JMP  summed5
 
 tail5:
-	MOVQ       104(SP), CX
+	MOVQ       120(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00
@@ -8915,32 +10119,45 @@ panel6:
 	MOVQ (SP), DI
 
 chunk6:
-	LEAQ         (DI)(R11*4), R8
-	ADDQ         R11, R8
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VXORPS       Y7, Y7, Y7
-	VXORPS       Y8, Y8, Y8
-	VXORPS       Y9, Y9, Y9
-	VXORPS       Y10, Y10, Y10
-	VXORPS       Y11, Y11, Y11
-	MOVQ         chunk+64(FP), CX
-	CMPQ         CX, DX
-	CMOVQGT      DX, CX
-	SUBQ         CX, DX
-	MOVQ         next+120(FP), AX
-	CMPQ         48(SP), $0x00
-	JNE          pack6
-	SHRQ         $0x01, CX
-	JCC          even6
-	VMOVUPS      (SI), Y12
-	VMOVUPS      32(SI), Y13
-	ADDQ         $+64, SI
+	LEAQ       (DI)(R11*4), R8
+	ADDQ       R11, R8
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       chunk+64(FP), CX
+	CMPQ       CX, DX
+	CMOVQGT    DX, CX
+	SUBQ       CX, DX
+	MOVQ       next+128(FP), AX
+	CMPQ       48(SP), $0x00
+	JNE        pack6
+	SHRQ       $0x01, CX
+	JCC        even6
+	VMOVUPS    (SI), Y12
+	VMOVUPS    32(SI), Y13
+	ADDQ       $+64, SI
+	MOVQ       104(SP), R15
+	TESTQ      R15, R15
+	JZ         odd6
+	VMOVUPS    (DI), X14
+	VMOVUPS    X14, (R15)
+	MOVQ       16(DI), AX
+	MOVQ       AX, 16(R15)
+	ADDQ       $0x18, R15
+	MOVQ       112(SP), AX
+	PREFETCHT0 20(DI)(AX*8)
+	MOVQ       R15, 104(SP)
+
+odd6:
 	VBROADCASTSS (DI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -8969,7 +10186,7 @@ even6:
 	MOVQ    CX, 80(SP)
 	CMPQ    88(SP), $0x00
 	JEQ     stream6
-	MOVQ    next+120(FP), AX
+	MOVQ    next+128(FP), AX
 	MOVQ    40(AX), R15
 	TESTQ   R15, R15
 	JZ      stream6
@@ -8982,19 +10199,96 @@ even6:
 	XORL    R13, R13
 	MOVQ    $0x8000000000000000, AX
 	MOVQ    AX, 96(SP)
-	JMP     k6
+	JMP     steps6
 
 stream6:
 	MOVQ $0x00000000, 88(SP)
 	MOVQ 80(SP), CX
 	MOVQ $0x00000000, 80(SP)
-	MOVQ next+120(FP), AX
+	MOVQ next+128(FP), AX
 	MOVQ (AX), DX
 	MOVQ 8(AX), R15
 	MOVQ 16(AX), R14
 	MOVQ 24(AX), R13
 	MOVQ 32(AX), AX
 	MOVQ AX, 96(SP)
+
+steps6:
+	CMPQ 104(SP), $0x00
+	JEQ  k6
+	MOVQ BX, 64(SP)
+	MOVQ 104(SP), BX
+
+packA6:
+	VMOVUPS      (SI), Y12
+	VMOVUPS      32(SI), Y13
+	VMOVUPS      (DI), X14
+	VMOVUPS      X14, (BX)
+	MOVQ         16(DI), AX
+	MOVQ         AX, 16(BX)
+	ADDQ         $0x18, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   20(DI)(AX*8)
+	ADDQ         96(SP), R13
+	ADCQ         $0x00, R14
+	MOVQ         (R15)(R14*8), AX
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (DI)(R11*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R8), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	VMOVUPS      64(SI), Y12
+	VMOVUPS      96(SI), Y13
+	PREFETCHT1   (DX)(AX*1)
+	PREFETCHT1   64(DX)(AX*1)
+	VMOVUPS      (DI), X14
+	VMOVUPS      X14, (BX)
+	MOVQ         16(DI), AX
+	MOVQ         AX, 16(BX)
+	ADDQ         $0x18, BX
+	MOVQ         112(SP), AX
+	PREFETCHT0   20(DI)(AX*8)
+	VBROADCASTSS (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (DI)(R11*1), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSS (DI)(R11*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (DI)(R12*1), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSS (DI)(R11*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R8), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         $+128, SI
+	ADDQ         R10, DI
+	ADDQ         R10, R8
+	DECQ         CX
+	JNZ          packA6
+	MOVQ         BX, 104(SP)
+	MOVQ         64(SP), BX
+	JMP          stepped6
 
 k6:
 	VMOVUPS      (SI), Y12
@@ -9049,14 +10343,16 @@ k6:
 	ADDQ         R10, R8
 	DECQ         CX
 	JNZ          k6
-	CMPQ         88(SP), $0x00
-	MOVQ         $0x00000000, 88(SP)
-	JNE          arrived6
-	CMPQ         96(SP), $0x00
-	JEQ          arrived6
-	MOVQ         next+120(FP), AX
-	MOVQ         R14, 16(AX)
-	MOVQ         R13, 24(AX)
+
+stepped6:
+	CMPQ 88(SP), $0x00
+	MOVQ $0x00000000, 88(SP)
+	JNE  arrived6
+	CMPQ 96(SP), $0x00
+	JEQ  arrived6
+	MOVQ next+128(FP), AX
+	MOVQ R14, 16(AX)
+	MOVQ R13, 24(AX)
 
 arrived6:
 	CMPQ 80(SP), $0x00
@@ -9064,7 +10360,7 @@ arrived6:
 	MOVQ 56(SP), DX
 
 summed6:
-	MOVQ   next+120(FP), AX
+	MOVQ   next+128(FP), AX
 	MOVQ   48(AX), AX
 	CMPQ   40(SP), $0x00
 	JEQ    first6
@@ -9197,7 +10493,7 @@ packing6:
 	MOVQ         BX, 48(SP)
 	CMPQ         96(SP), $0x00
 	JEQ          packed6
-	MOVQ         next+120(FP), AX
+	MOVQ         next+128(FP), AX
 	MOVQ         R14, 16(AX)
 	MOVQ         R13, 24(AX)
 
@@ -9207,7 +10503,7 @@ packed6:
 	JMP  summed6
 
 tail6:
-	MOVQ       104(SP), CX
+	MOVQ       120(SP), CX
 	VMOVUPS    (CX), Y12
 	VMOVUPS    32(CX), Y13
 	CMPB       add+96(FP), $0x00

@@ -67,7 +67,7 @@ func special(rng *rand.Rand, s []float32) []float32 {
 	return s
 }
 
-// Every tile size, A in rows and in panels, B packed before and meanwhile, in
+// Every tile size, A in rows and in panels, A and B packed before and meanwhile, in
 // one chunk and in two, against the loop in the kernel's comment.
 func TestGemmKernel(t *testing.T) {
 	kernelsOnly(t, func(t *testing.T, q *kernel) {
@@ -81,14 +81,23 @@ func TestGemmKernel(t *testing.T) {
 			if rng.IntN(2) == 0 {
 				lda, ka, step = 1, rows, rows*k
 			}
+			var to, packed []float32
+			if rng.IntN(3) == 0 {
+				lda, ka, step = 1, panels*rows+rng.IntN(3), rows
+				to = guarded(t, make([]float32, panels*rows*k))
+				packed = make([]float32, len(to))
+			}
 			ldc := cols + rng.IntN(3)
 			a := guarded(t, special(rng, random(rng, (panels-1)*step+(rows-1)*lda+(k-1)*ka+1)))
+			for i := range packed {
+				packed[i] = a[i/(rows*k)*step+i%rows+i/rows%k*ka]
+			}
 			b := guarded(t, random(rng, k*q.cols))
 			c0 := special(rng, random(rng, (panels*rows-1)*ldc+cols))
 			c := guarded(t, c0)
 			var src *float32
 			lds := q.cols + rng.IntN(3)
-			if cols == q.cols && rng.IntN(2) == 0 {
+			if to == nil && cols == q.cols && rng.IntN(2) == 0 {
 				from := guarded(t, special(rng, random(rng, (k-1)*lds+cols)))
 				src = &from[0]
 				for l := range k {
@@ -123,8 +132,9 @@ func TestGemmKernel(t *testing.T) {
 				}
 			}
 			next := stream{1, new(int), 0, 0, 0, &new([maxPairs + 2]int)[0], &guarded(t, make([]float32, rows*q.cols))[0]} // not to be read
-			q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, &next.base)
+			q.gemm(&c[0], &a[0], &b[0], ldc, lda, ka, step, k, chunk, rows, panels, cols, add, src, lds, unsafe.SliceData(to), &next.base)
 			near(t, want, c, "rows=%d cols=%d k=%d", rows, cols, k)
+			same(t, packed, to, "A packed, rows=%d cols=%d k=%d", rows, cols, k)
 		})
 	})
 }
@@ -419,8 +429,8 @@ func TestStreamEnds(t *testing.T) {
 		var s Scratch
 		ends := *q
 		ends.gemm = func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool,
-			src *float32, lds int, next *uintptr) {
-			q.gemm(c, a, b, ldc, lda, ka, stepA, k, chunk, rows, panels, cols, add, src, lds, next)
+			src *float32, lds int, to *float32, next *uintptr) {
+			q.gemm(c, a, b, ldc, lda, ka, stepA, k, chunk, rows, panels, cols, add, src, lds, to, next)
 			if l := (*lines)(unsafe.Pointer(next)); l.at > l.n {
 				t.Errorf("rows=%d panels=%d k=%d: at %d of %d", rows, panels, k, l.at, l.n)
 			}

@@ -122,7 +122,7 @@ func (p *Product) stripW(mem *memory, r0, r1 int) {
 	m.reserve(p)
 	b, ldb := p.apart(mem, 0, p.n)
 	groups := panels(r1-r0, q.rows)
-	p.copyA(m, r0, 0, p.k, groups)
+	p.copyA(m, r0, groups)
 	count := groups[0].n + groups[1].n
 	high, wide := 1, p.n // of a block, in panels and columns
 	twice := q.twice != nil && p.add
@@ -163,6 +163,20 @@ func (p *Product) stripW(mem *memory, r0, r1 int) {
 				}
 			}
 		}
+	}
+}
+
+// copyA packs the panels of Aᵀ, [k, rows], from row r0 on, a step of k of all at a
+// time, as the processor's own prefetcher likes it.
+func (p *Product) copyA(m *block, r0 int, groups [2]group) {
+	q, i := p.kern, 0
+	step := q.stepA(p.k)
+	for _, g := range groups {
+		if g.n > 0 {
+			q.copy(&m.a[i*step], &p.a.data[r0], p.a.step, p.k, g.rows, g.rows, g.n, step)
+		}
+		i += g.n
+		r0 += g.n * g.rows
 	}
 }
 

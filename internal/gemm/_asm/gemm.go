@@ -26,7 +26,7 @@ func gemm(v isa) {
 	cols := vecs * v.lanes
 	pairs := ceil(cols, 32) // of cache lines in a row of C
 	name := fmt.Sprintf("gemm%s_%dx%d", v.name, rows, cols)
-	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool, src *float32, lds int, next *uintptr)")
+	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, lda, ka, stepA, k, chunk, rows, panels, cols int, add bool, src *float32, lds int, to *float32, next *uintptr)")
 	Pragma("noescape")
 	Doc(name+" multiplies panels of A, rows each, with a panel of B:", "",
 		fmt.Sprintf("\tfor i := range panels * rows { // rows ≤ %d", rows),
@@ -48,6 +48,8 @@ func gemm(v isa) {
 		"\t}", "",
 		"Rows of b are whole. If src is not nil, it first packs B:", "",
 		fmt.Sprintf("\tb[l*%d+j] = src[l*lds+j]", cols), "",
+		"If to is not nil, it packs A instead, whose lda is 1:", "",
+		"\tto[(i/rows*k+l)*rows+i%rows] = a[l*ka]", "",
 		"Meanwhile it fetches the stream next, but for next.rows: the rows of C.")
 
 	var (
@@ -70,6 +72,8 @@ func gemm(v isa) {
 		later        = AllocLocal(8)
 		fresh        = AllocLocal(8)
 		step         = AllocLocal(8)
+		to           = AllocLocal(8) // not 0 if A is packed
+		far          = AllocLocal(8) // eight of it: from where on A is fetched
 	)
 	if v.lanes == 8 { // Y12 to Y15: the masks need the first two
 		bj, ai = v.reg[12:14], v.reg[14:16]
@@ -82,7 +86,11 @@ func gemm(v isa) {
 	MOVQ(RCX, panelsLeft)
 	Load(Param("src"), RCX)
 	MOVQ(RCX, src)
+	Load(Param("to"), RCX)
+	MOVQ(RCX, to)
 	loadBytes("ka", ka)
+	IMUL3Q(U8(2), ka, RCX) // 16 steps
+	MOVQ(RCX, far)
 	loadBytes("lda", lda)
 	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
 	loadBytes("stepA", RCX)
@@ -141,6 +149,33 @@ func gemm(v isa) {
 				}
 			}
 		}
+		// packA copies a step of k of the panel, and fetches one that is far.
+		packA := func(to GPPhysical) {
+			// Without masks, which are slow where lanes that are not meant begin a page.
+			x, i := ai[0], 0
+			if r >= 8 {
+				VMOVUPS(at(RDI, 0), x.AsY())
+				VMOVUPS(x.AsY(), at(to, 0))
+				i = 8
+			}
+			if r-i >= 4 {
+				VMOVUPS(at(RDI, 0), x.AsX())
+				VMOVUPS(x.AsX(), at(to, 0))
+				i = 4
+			}
+			if r-i >= 2 {
+				MOVQ(at(RDI, 4*i), RAX)
+				MOVQ(RAX, at(to, 4*i))
+				i += 2
+			}
+			if r > i {
+				MOVL(at(RDI, 4*i), EAX)
+				MOVL(EAX, at(to, 4*i))
+			}
+			ADDQ(Imm(uint64(4*r)), to)
+			MOVQ(far, RAX)
+			PREFETCHT0(Mem{Base: RDI, Index: RAX, Scale: 8, Disp: 4 * (r - 1)})
+		}
 		loadB := func(disp int) {
 			for j := range vecs {
 				VMOVUPS(at(b, disp+j*v.bytes()), bj[j])
@@ -158,6 +193,12 @@ func gemm(v isa) {
 		JCC(ref("even"))
 		loadB(0)
 		ADDQ(I32(vecs*v.bytes()), b)
+		MOVQ(to, R15)
+		TESTQ(R15, R15)
+		JZ(ref("odd"))
+		packA(R15)
+		MOVQ(R15, to)
+		Label(l("odd"))
 		multiply(A, 0)
 		advance()
 		Label(l("even"))
@@ -181,7 +222,7 @@ func gemm(v isa) {
 		XORL(R13.As32(), R13.As32())
 		MOVQ(U64(1<<63), RAX)
 		MOVQ(RAX, step)
-		JMP(ref("k"))
+		JMP(ref("steps"))
 		Label(l("stream"))
 		MOVQ(U32(0), fresh)
 		MOVQ(later, RCX)
@@ -193,21 +234,40 @@ func gemm(v isa) {
 		MOVQ(at(RAX, streamPart), R13)
 		MOVQ(at(RAX, streamStep), RAX)
 		MOVQ(RAX, step)
-		Label(l("k"))
-		loadB(0)
-		ADDQ(step, R13)
-		ADCQ(Imm(0), R14)
-		MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
-		multiply(A, 0)
-		advance()
-		loadB(vecs * v.bytes())
-		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
-		PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
-		multiply(A, r)
-		ADDQ(I32(2*vecs*v.bytes()), b)
-		advance()
-		DECQ(RCX)
-		JNZ(ref("k"))
+		loop := func(name string, pack bool) {
+			Label(l(name))
+			loadB(0)
+			if pack {
+				packA(RBX)
+			}
+			ADDQ(step, R13)
+			ADCQ(Imm(0), R14)
+			MOVQ(Mem{Base: R15, Index: R14, Scale: 8}, RAX)
+			multiply(A, 0)
+			advance()
+			loadB(vecs * v.bytes())
+			PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1})
+			PREFETCHT1(Mem{Base: RDX, Index: RAX, Scale: 1, Disp: 64})
+			if pack {
+				packA(RBX)
+			}
+			multiply(A, r)
+			ADDQ(I32(2*vecs*v.bytes()), b)
+			advance()
+			DECQ(RCX)
+			JNZ(ref(name))
+		}
+		Label(l("steps"))
+		CMPQ(to, Imm(0))
+		JEQ(ref("k"))
+		MOVQ(c, savedC)
+		MOVQ(to, RBX)
+		loop("packA", true)
+		MOVQ(RBX, to)
+		MOVQ(savedC, c)
+		JMP(ref("stepped"))
+		loop("k", false)
+		Label(l("stepped"))
 		CMPQ(fresh, Imm(0))
 		MOVQ(U32(0), fresh)
 		JNE(ref("arrived"))
