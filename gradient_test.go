@@ -35,7 +35,7 @@ type gradientCase struct {
 	tokens  func(tokens []int32)      // changes random tokens
 	denom   float64                   // LossDenom
 	score   float64                   // what the largest attention score is brought to; 0: nothing
-	sampled bool                      // too large for every element
+	sampled bool                      // too large for every element; with -short all cases are
 	seed    uint64
 }
 
@@ -275,14 +275,18 @@ func TestGradientsAreThoseOfTheFloat64Model(t *testing.T) {
 
 			got := referenceWeights(g)
 			requireEveryElement(t, g)
-			if !gc.sampled {
+			if !gc.sampled && !testing.Short() {
 				requireClose(t, bound, p.reference.Gradient(p.weights, p.batch, p.reference.AllElements()), got)
 				return
 			}
-			sizes, at := p.reference.Sizes(), p.reference.SampleElements(12, 1)
+			elements, along := 12, 4
+			if testing.Short() {
+				elements, along = 2, 2
+			}
+			sizes, at := p.reference.Sizes(), p.reference.SampleElements(elements, 1)
 			sample := p.reference.Gradient(p.weights, p.batch, at).ScaleTo(sizes)
 			requireClose(t, bound, sample, got.Pick(at).ScaleTo(sizes))
-			directions := p.reference.SampleDirections(4, 2)
+			directions := p.reference.SampleDirections(along, 2)
 			requireClose(t, bound, p.reference.Project(p.weights, p.batch, directions), got.Along(directions))
 		})
 	}

@@ -227,7 +227,11 @@ func TestNoLogitDependsOnALaterToken(t *testing.T) {
 			tr.tokens[i] = int32(i) % (V - 1) // the last token is free
 		}
 		want := bits(tr.logits(t, tr.tokens))
-		for _, at := range []int{0, 1, 31, 32, 63, 64, 69} { // in the second sequence
+		positions := []int{0, 1, 31, 32, 63, 64, 69} // in the second sequence
+		if testing.Short() {
+			positions = []int{0, 32, 69}
+		}
+		for _, at := range positions {
 			tokens := slices.Clone(tr.tokens)
 			tokens[T+at] = V - 1
 			before := (T + at) * c.VocabSize
@@ -251,10 +255,10 @@ func TestNoLogitDependsOnALaterToken(t *testing.T) {
 				for i, v := range poisoned {
 					switch position, token := i/c.VocabSize, i%c.VocabSize; {
 					case c.Tied && token == c.VocabSize-1: // the classifier's row is poisoned too
-					case position < T+at:
-						require.Equal(t, want[i], math.Float32bits(v), "token %d is %v: logit %d of position %d", at, poison, token, position-T)
-					default:
-						require.NotEqual(t, v, v, "token %d is %v: position %d is not NaN", at, poison, position-T)
+					case position < T+at && math.Float32bits(v) != want[i]:
+						t.Fatalf("token %d is %v: logit %d of position %d is another", at, poison, token, position-T)
+					case position >= T+at && v == v:
+						t.Fatalf("token %d is %v: position %d is not NaN", at, poison, position-T)
 					}
 				}
 			}
@@ -1035,6 +1039,7 @@ func TestAdamStepIsTheFormula(t *testing.T) {
 					tr.g.Data[i] = float32(r.NormFloat64())
 				}
 				tr.g.Data[0] = 0
+				ofM, ofV := 1-math.Pow(h.Beta1, float64(step)), 1-math.Pow(h.Beta2, float64(step))
 				for tensor := range tr.g.Tensors() {
 					decay := h.WeightDecay
 					if len(tensor.Shape) < 2 {
@@ -1045,9 +1050,7 @@ func TestAdamStepIsTheFormula(t *testing.T) {
 						d := float64(g) * factor
 						m[i] = h.Beta1*m[i] + (1-h.Beta1)*d
 						v[i] = h.Beta2*v[i] + (1-h.Beta2)*d*d
-						mHat := m[i] / (1 - math.Pow(h.Beta1, float64(step)))
-						vHat := v[i] / (1 - math.Pow(h.Beta2, float64(step)))
-						p[i] -= h.LR*decay*p[i] + h.LR*mHat/(math.Sqrt(vHat)+h.Eps)
+						p[i] -= h.LR*decay*p[i] + h.LR*(m[i]/ofM)/(math.Sqrt(v[i]/ofV)+h.Eps)
 					}
 				}
 				chainrule.AdamStep(tr.Model, tr.g, tr.state, h)
@@ -1057,7 +1060,9 @@ func TestAdamStepIsTheFormula(t *testing.T) {
 			for name := range p {
 				for i, want := range p[name] {
 					// a rounding of the weight each step, and of what each step adds
-					require.InDelta(t, want, got[name][i], steps*(6e-8*max(math.Abs(want), 0.1)+1e-6*h.LR), "%s[%d]", name, i)
+					if !(math.Abs(got[name][i]-want) <= steps*(6e-8*max(math.Abs(want), 0.1)+1e-6*h.LR)) {
+						t.Fatalf("%s[%d] is %v, want %v", name, i, got[name][i], want)
+					}
 				}
 			}
 		})
@@ -1077,7 +1082,10 @@ func TestWeightDecayIsOfMatricesOnly(t *testing.T) {
 				keep = 0.75
 			}
 			for i, v := range tensor.Data {
-				require.InDelta(t, keep*before[tensor.Name][i], v, 1e-7*math.Abs(before[tensor.Name][i]), "%s[%d]", tensor.Name, i)
+				was := before[tensor.Name][i]
+				if !(math.Abs(float64(v)-keep*was) <= 1e-7*math.Abs(was)) {
+					t.Fatalf("%s[%d] is %v, want %v", tensor.Name, i, v, keep*was)
+				}
 			}
 		}
 	})

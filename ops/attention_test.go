@@ -40,9 +40,11 @@ func attention64(qkv []float64, s heads) (out, lse []float64) {
 				}
 				l := most + math.Log(total)
 				lse[(b*s.NH+h)*s.T+t] = l
+				o := out[(b*s.T+t)*Q+h*s.HD:][:s.HD]
 				for j, score := range p {
-					for i := range s.HD {
-						out[(b*s.T+t)*Q+h*s.HD+i] += math.Exp(score-l) * row(j)[Q+KV+kvh*s.HD+i]
+					weight := math.Exp(score - l)
+					for i, v := range row(j)[Q+KV+kvh*s.HD:][:s.HD] {
+						o[i] += weight * v
 					}
 				}
 			}
@@ -71,10 +73,12 @@ func attentionBackward64(qkv, dout []float64, s heads) (dqkv []float64) {
 				}
 				for j := range p {
 					ds := p[j] * (dp[j] - mean) / math.Sqrt(float64(s.HD))
+					q, dq := at(qkv, t, h*s.HD), at(dqkv, t, h*s.HD)
+					kj, dk, dv := at(qkv, j, k), at(dqkv, j, k), at(dqkv, j, v)
 					for i := range s.HD {
-						at(dqkv, j, v)[i] += p[j] * do[i]
-						at(dqkv, t, h*s.HD)[i] += ds * at(qkv, j, k)[i]
-						at(dqkv, j, k)[i] += ds * at(qkv, t, h*s.HD)[i]
+						dv[i] += p[j] * do[i]
+						dq[i] += ds * kj[i]
+						dk[i] += ds * q[i]
 					}
 				}
 			}
@@ -99,6 +103,10 @@ func TestAttentionAndItsBackwardMatchFloat64(t *testing.T) {
 		shapes = append(shapes, heads{1, T, 1, 1, 2}, heads{1, T, 2, 1, 4}, heads{2, T, 4, 2, 8})
 	}
 	r := newRand(1)
+	most := 3_000_000 // work for a derivative by every element
+	if testing.Short() {
+		most = 300_000
+	}
 	for _, s := range shapes {
 		t.Run(fmt.Sprintf("%+v", s), func(t *testing.T) {
 			qkv, dout := random(r, s.B*s.T*s.stride(), 1), random(r, s.B*s.T*s.q(), 1)
@@ -109,7 +117,7 @@ func TestAttentionAndItsBackwardMatchFloat64(t *testing.T) {
 			requireClose(t, wantL, lse, 5e-7, "lse")
 
 			loss := func() float64 { out, _ := attention64(x, s); return dot(out, d) }
-			if len(x)*len(x)*s.T < 3e6 {
+			if len(x)*len(x)*s.T < most {
 				g := gradient(x, loss)
 				n := s.B * s.T
 				for _, part := range []struct {
@@ -167,7 +175,7 @@ func TestAttentionInManyStripsMatchesFloat64(t *testing.T) {
 		{3, 290, 6, 3, 10}, {1, 320, 1, 1, 128}, {9, 100, 1, 1, 8}, {1, 600, 8, 8, 2},
 	}
 	counts := []int{1, 2, 3, 4, 5, 7}
-	if testing.Short() { // under emulation
+	if testing.Short() { // under emulation or the race detector
 		counts = []int{1, 3}
 	}
 	for _, strips := range counts {
@@ -242,6 +250,9 @@ func TestPiecesAreTheStrips(t *testing.T) {
 
 func TestAttentionMemoryIsLinearInTheLength(t *testing.T) {
 	s := heads{1, 8192, 2, 1, 2}
+	if testing.Short() {
+		s.T = 2048
+	}
 	qkv, dout := random(newRand(7), s.T*s.stride(), 1), random(newRand(7), s.T*s.q(), 1)
 	out, lse, dqkv := make([]float32, len(dout)), make([]float32, s.NH*s.T), make([]float32, len(qkv))
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -302,7 +313,11 @@ func testCausal(t *testing.T, s heads, bads ...float32) {
 	Q, KV, stride := s.q(), s.NKV*s.HD, s.stride()
 	const badBatch, badKVHead = 1, 1
 	for _, bad := range bads {
-		for _, at := range []int{0, 1, 30, 31, 32, 63, 64, 65, 94, 95, 96, 97, 127, 128, 133} {
+		rows := []int{0, 1, 30, 31, 32, 63, 64, 65, 94, 95, 96, 97, 127, 128, 133}
+		if testing.Short() {
+			rows = []int{0, 31, 32, 95, 96, 128, 133}
+		}
+		for _, at := range rows {
 			for _, what := range []string{"q", "k", "v", "dout"} {
 				x, d := slices.Clone(qkv), slices.Clone(dout)
 				row := badBatch*s.T + at
@@ -320,6 +335,7 @@ func testCausal(t *testing.T, s heads, bads ...float32) {
 				gotOut, gotLSE, gotD := s.run(t, x, d)
 				note := fmt.Sprintf("%v in %s at row %d", bad, what, at)
 				finite := func(v float32) bool { return v-v == 0 }
+				same := func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) }
 				for i := range gotOut {
 					b, tt, h := i/Q/s.T, i/Q%s.T, i%Q/s.HD
 					var touched bool
@@ -330,15 +346,17 @@ func testCausal(t *testing.T, s heads, bads ...float32) {
 						touched = tt >= at && h/2 == badKVHead
 					}
 					if b != badBatch || !touched {
-						require.Equal(t, math.Float32bits(out[i]), math.Float32bits(gotOut[i]), "out[%d,%d,%d], %s", b, tt, h, note)
-					} else if bad != bad && (what != "v" || i%s.HD == 3) {
-						require.False(t, finite(gotOut[i]), "out[%d,%d,%d], %s", b, tt, h, note)
+						if !same(out[i], gotOut[i]) {
+							t.Fatalf("out[%d,%d,%d] is another, %s", b, tt, h, note)
+						}
+					} else if bad != bad && (what != "v" || i%s.HD == 3) && finite(gotOut[i]) {
+						t.Fatalf("out[%d,%d,%d] is finite, %s", b, tt, h, note)
 					}
 				}
 				for i := range gotLSE {
 					b, h, tt := i/s.T/s.NH, i/s.T%s.NH, i%s.T
-					if b != badBatch || what == "v" || what == "dout" || h/2 != badKVHead || tt < at {
-						require.Equal(t, math.Float32bits(lse[i]), math.Float32bits(gotLSE[i]), "lse, %s", note)
+					if (b != badBatch || what == "v" || what == "dout" || h/2 != badKVHead || tt < at) && !same(lse[i], gotLSE[i]) {
+						t.Fatalf("lse[%d,%d,%d] is another, %s", b, h, tt, note)
 					}
 				}
 				for i := range gotD {
@@ -361,9 +379,11 @@ func testCausal(t *testing.T, s heads, bads ...float32) {
 						may = group == badKVHead && (!isQ || tt >= at)
 					}
 					if b != badBatch || !may {
-						require.Equal(t, math.Float32bits(dqkv[i]), math.Float32bits(gotD[i]), "dqkv[%d,%d,%d], %s", b, tt, c, note)
-					} else if bad != bad && what == "q" {
-						require.False(t, finite(gotD[i]), "dqkv[%d,%d,%d], %s", b, tt, c, note)
+						if !same(dqkv[i], gotD[i]) {
+							t.Fatalf("dqkv[%d,%d,%d] is another, %s", b, tt, c, note)
+						}
+					} else if bad != bad && what == "q" && finite(gotD[i]) {
+						t.Fatalf("dqkv[%d,%d,%d] is finite, %s", b, tt, c, note)
 					}
 				}
 			}

@@ -180,23 +180,29 @@ func (p *problem) reset() {
 // demands equality.
 func (p *problem) verify(u float64) error {
 	return errors.Join(
-		p.compare("y", p.y.v, nil, p.rows, p.out, p.in, u,
-			func(r, o, k int) (a, b float32) { return p.x.v[r*p.in+k], p.w.v[o*p.in+k] }),
-		p.compare("dx", p.dx.v, nil, p.rows, p.in, p.out, u,
-			func(r, i, k int) (a, b float32) { return p.dy.v[r*p.out+k], p.w.v[k*p.in+i] }),
-		p.compare("dw", p.dw.v, p.dw0.v, p.out, p.in, p.rows, u,
-			func(o, i, k int) (a, b float32) { return p.dy.v[k*p.out+o], p.x.v[k*p.in+i] }))
+		p.compare("y", p.y.v, nil, p.rows, p.out, p.in, u, factor{p.x.v, p.in, 1}, factor{p.w.v, p.in, 1}),
+		p.compare("dx", p.dx.v, nil, p.rows, p.in, p.out, u, factor{p.dy.v, p.out, 1}, factor{p.w.v, 1, p.in}),
+		p.compare("dw", p.dw.v, p.dw0.v, p.out, p.in, p.rows, u, factor{p.dy.v, 1, p.out}, factor{p.x.v, 1, p.in}))
 }
 
-func (p *problem) compare(name string, got, before []float32, m, n, k int, u float64,
-	factors func(r, c, k int) (a, b float32)) error {
+// factor is one side of a product: term k of lane i is v[i*lane+k*step].
+type factor struct {
+	v          []float32
+	lane, step int
+}
+
+// compare compares got [m,n] with the sums of k products, behind the backend's
+// last access: the race detector, which has nothing to see, makes them slow.
+//
+//go:norace
+func (p *problem) compare(name string, got, before []float32, m, n, k int, u float64, a, b factor) error {
 	for r := range m {
 		for c := range n {
 			var want, abs, was float64
 			for l := range k {
-				a, b := factors(r, c, l)
-				want += float64(a) * float64(b)
-				abs += math.Abs(float64(a) * float64(b))
+				product := float64(a.v[r*a.lane+l*a.step]) * float64(b.v[c*b.lane+l*b.step])
+				want += product
+				abs += max(product, -product)
 			}
 			if before != nil {
 				was = float64(before[r*n+c])
@@ -337,6 +343,8 @@ func propagate(be backend.Backend, o Options) error {
 
 // verifyBad compares the outputs with float64 sums where a NaN is as good as
 // another: products of 0, 1 and values that are not finite.
+//
+//go:norace
 func (p *problem) verifyBad() error {
 	same := func(name string, got []float32, i int, want float64) error {
 		if g := float64(got[i]); g != want && !(math.IsNaN(g) && math.IsNaN(want)) {

@@ -80,8 +80,8 @@ func (b *plain) weights(w *backend.Matrix) []float32 {
 	return w.Data
 }
 
-// product computes c[i,j] = start(c[i,j]) + Σ over l < k of a(i,l)·w(l,j).
-func (b *plain) product(name string, c []float32, m, n, k int, add bool, a, w func(i, l int) float32, first int) {
+// product computes c[i,j] = start(c[i,j]) + Σ over l < k of term l of lanes i of a and j of w.
+func (b *plain) product(name string, c []float32, m, n, k int, add bool, a, w factor, first int) {
 	for i := range m {
 		for j := range n {
 			terms, parts := k, 1
@@ -100,8 +100,11 @@ func (b *plain) product(name string, c []float32, m, n, k int, add bool, a, w fu
 				var s float64
 				var s32 float32
 				for l := terms * p / parts; l < terms*(p+1)/parts; l++ {
-					l := (l + first) % k
-					x, y := a(i, l), w(l, j)
+					l := l
+					if first > 0 {
+						l = (l + first) % k
+					}
+					x, y := a.v[i*a.lane+l*a.step], w.v[j*w.lane+l*w.step]
 					if b.skipZeros && x == 0 {
 						continue
 					}
@@ -174,8 +177,7 @@ func (b *plain) Linear(y, x []float32, w *backend.Matrix, rows int) error {
 		x = append(append([]float32(nil), b.scratch...), x...)
 		b.mu.Unlock()
 	}
-	b.product("y", y, rows, out, in, false,
-		func(r, i int) float32 { return x[r*in+i] }, func(i, o int) float32 { return data[o*in+i] }, first)
+	b.product("y", y, rows, out, in, false, factor{x, in, 1}, factor{data, in, 1}, first)
 	for r := 1; b.spreadNaN && r < rows; r++ {
 		if v := x[r*in-1]; v-v != 0 {
 			y[r*out] = float32(math.NaN())
@@ -205,17 +207,14 @@ func (b *plain) LinearBackward(dx, dw, dy, x []float32, w *backend.Matrix, rows 
 	if b.readForNil || dw != nil {
 		x = b.cut(x, rows*in)
 	}
-	dYAt := func(r, o int) float32 { return dy[r*out+o] }
 	if b.needW || dx != nil {
 		data := b.cut(b.weights(w), out*in)
 		if dx != nil {
-			b.product("dx", b.cut(dx, rows*in), rows, in, out, b.addDX,
-				dYAt, func(o, i int) float32 { return data[o*in+i] }, b.first(dy))
+			b.product("dx", b.cut(dx, rows*in), rows, in, out, b.addDX, factor{dy, out, 1}, factor{data, 1, in}, b.first(dy))
 		}
 	}
 	if dw != nil {
-		b.product("dw", b.cut(dw, out*in), out, in, rows, !b.overwriteDW,
-			func(o, r int) float32 { return dYAt(r, o) }, func(r, i int) float32 { return x[r*in+i] }, b.first(x))
+		b.product("dw", b.cut(dw, out*in), out, in, rows, !b.overwriteDW, factor{dy, 1, out}, factor{x, 1, in}, b.first(x))
 	}
 	return nil
 }

@@ -396,9 +396,7 @@ func TestTwiceKernel(t *testing.T) {
 					q.strip(&bits[0], &a[l*q.rows], &b[l*ldb], ldc, 1, q.rows, ldb, min(n, k-l), q.rows, cols, true, &new(walk).at)
 				}
 				q.twice(&c[0], &a[0], &b[0], ldc, ldb, k, groups)
-				for i := range c {
-					require.Equal(t, math.Float32bits(bits[i]), math.Float32bits(c[i]))
-				}
+				same(t, bits, c, "k=%d groups=%d", k, groups)
 				near(t, want, c, "k=%d groups=%d", k, groups)
 			}
 		}

@@ -41,11 +41,15 @@ func TestExpIsWithinItsStatedError(t *testing.T) {
 		want := math.Exp(float64(x))
 		got := Exp(x)
 		if x != x {
-			require.True(t, got != got, "Exp(NaN) is %v", got)
+			if got == got {
+				t.Fatalf("Exp(NaN) is %v", got)
+			}
 			continue
 		}
 		if want < 0x1p-126 { // subnormal: absolute error in units of the smallest
-			require.LessOrEqual(t, math.Abs(float64(got)-want), 0x1.4p-149, "Exp(%v) = %v, want %v", x, got, want)
+			if math.Abs(float64(got)-want) > 0x1.4p-149 {
+				t.Fatalf("Exp(%v) = %v, want %v", x, got, want)
+			}
 			continue
 		}
 		if u := ulps(got, want); u > worst {
@@ -59,11 +63,11 @@ func TestExpIsWithinItsStatedError(t *testing.T) {
 	require.Equal(t, float32(math.Inf(1)), Exp(float32(math.Inf(1))))
 }
 
-// One float32 in 61, or with CHAINRULE_EXHAUSTIVE set all 2^32 of them, by the
+// One float32 in 251, or with CHAINRULE_EXHAUSTIVE set all 2^32 of them, by the
 // kernels of every instruction set.
 func TestExpOfVectorsIsWithinOneUlp(t *testing.T) {
 	defer func(s isa.Set) { set = s }(set)
-	step := uint64(61)
+	step := uint64(251)
 	switch {
 	case os.Getenv("CHAINRULE_EXHAUSTIVE") != "":
 		step = 1

@@ -1,7 +1,8 @@
 // Package testutil is the oracle of the tests: a Llama-family transformer in
 // float64, forward only, written as loops straight from the formulas; its
 // gradient by finite differences; and the comparison of gradients tensor by
-// tensor. The model shares no code with the library.
+// tensor. The model shares no code with the library. The race detector does
+// not look at its loops, which would take most of the time of such a run.
 package testutil
 
 import (
@@ -105,6 +106,8 @@ func (c Config) stage(w Weights, b Batch, x []float64, stage int, maxScore *floa
 }
 
 // attention returns x + Wo·attention(rmsnorm(x)).
+//
+//go:norace
 func (c Config) attention(w Weights, at string, b Batch, x []float64, maxScore *float64) []float64 {
 	C, HD := c.Dim, c.HeadDim
 	Q, KV := c.NHeads*HD, c.NKVHeads*HD
@@ -149,6 +152,8 @@ func (c Config) attention(w Weights, at string, b Batch, x []float64, maxScore *
 }
 
 // feedForward returns x + W2·(silu(W1 h) · W3 h), h = rmsnorm(x).
+//
+//go:norace
 func (c Config) feedForward(w Weights, at string, x []float64) []float64 {
 	C, H := c.Dim, c.HiddenDim
 	h := rmsNorm(x, w[at+"rms_ffn"], c.NormEps)
@@ -168,6 +173,7 @@ func (c Config) logits(w Weights, x []float64) []float64 {
 	return linear(rmsNorm(x, w["rms_final"], c.NormEps), classifier, nil, c.Dim, c.VocabSize)
 }
 
+//go:norace
 func (c Config) loss(b Batch, logits []float64) (losses []float64, loss float64) {
 	losses = make([]float64, len(b.Tokens))
 	count := 0.0
@@ -194,6 +200,8 @@ func (c Config) loss(b Batch, logits []float64) (losses []float64, loss float64)
 }
 
 // rmsNorm normalises every len(weight) elements of x.
+//
+//go:norace
 func rmsNorm(x, weight []float64, eps float64) []float64 {
 	n := len(weight)
 	y := make([]float64, len(x))
@@ -211,6 +219,8 @@ func rmsNorm(x, weight []float64, eps float64) []float64 {
 }
 
 // linear returns x wᵀ + bias, x [rows,in], w [out,in].
+//
+//go:norace
 func linear(x, w, bias []float64, in, out int) []float64 {
 	rows := len(x) / in
 	y := make([]float64, rows*out)
@@ -227,6 +237,8 @@ func linear(x, w, bias []float64, in, out int) []float64 {
 
 // rope rotates pair i, elements 2i and 2i+1 of every head, by
 // position·frequency(i); row n of x [B·T,width] is at position n mod T.
+//
+//go:norace
 func (c Config) rope(x []float64, width, T int) {
 	for i := range c.HeadDim / 2 {
 		f := c.frequency(i)
@@ -264,6 +276,7 @@ func (c Config) frequency(i int) float64 {
 	return f
 }
 
+//go:norace
 func add(x, y []float64) []float64 {
 	for i := range y {
 		y[i] += x[i]
@@ -271,6 +284,7 @@ func add(x, y []float64) []float64 {
 	return y
 }
 
+//go:norace
 func dot(x, y []float64) float64 {
 	even, odd := 0.0, 0.0 // two sums, for speed
 	y = y[:len(x)]
