@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,7 +89,7 @@ func TestShardsAreTheTokensOfTheTexts(t *testing.T) {
 			at := r.IntN(len(want))
 			part := make([]int32, r.IntN(min(len(want)-at, 700_000)+1))
 			require.NoError(t, s.Read(part, int64(at)))
-			require.True(t, bytes.Equal(raw(want[at:at+len(part)]), raw(part)))
+			require.True(t, slices.Equal(want[at:at+len(part)], part))
 		}
 		require.NoError(t, s.Verify())
 		require.Panics(t, func() { s.Read(got, 1) })
@@ -96,13 +97,6 @@ func TestShardsAreTheTokensOfTheTexts(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, tokens, int(s.Manifest().Shards[1].Tokens))
 	}
-}
-
-func raw(tokens []int32) (b []byte) {
-	for _, id := range tokens {
-		b = append(b, byte(id), byte(id>>8))
-	}
-	return b
 }
 
 func TestBatchesOfShardsAreThoseOfMemory(t *testing.T) {

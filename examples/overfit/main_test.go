@@ -91,7 +91,11 @@ func losses(t testing.TB, out string) (losses []float64) {
 }
 
 func TestTheLossGoesToZero(t *testing.T) {
-	args := []string{"-load", small(t, 300), "-seq", "64", "-steps", "120", "-lr", "0.01"}
+	steps := 120
+	if testing.Short() {
+		steps = 10
+	}
+	args := []string{"-load", small(t, 300), "-seq", "64", "-steps", strconv.Itoa(steps), "-lr", "0.01"}
 	var first []float64
 	// What the losses of the first ten steps may differ by: sums in another
 	// order, and products of binary16.
@@ -102,9 +106,11 @@ func TestTheLossGoesToZero(t *testing.T) {
 		var out bytes.Buffer
 		require.NoError(t, run(t.Context(), append(args, "-backend", be.name), &out))
 		l := losses(t, out.String())
-		require.Len(t, l, 120)
+		require.Len(t, l, steps)
 		require.InDelta(t, 5.7, l[0], 0.1) // ln 300
-		require.Less(t, l[119], 0.1)
+		if !testing.Short() {
+			require.Less(t, l[steps-1], 0.1)
+		}
 		if be.by > 0 {
 			require.InDeltaSlice(t, first[:10], l[:10], be.by, be.name)
 		} else {

@@ -293,10 +293,8 @@ func requirePlot(t testing.TB, dir string) {
 	size := img.Bounds().Size()
 	require.Equal(t, [2]int{768, 432}, [2]int{size.X, size.Y})
 	colors := map[any]bool{} // it is not blank
-	for y := range size.Y {
-		for x := range size.X {
-			colors[img.At(x, y)] = true
-		}
+	for i := 0; i < size.X*size.Y && len(colors) <= 20; i++ {
+		colors[img.At(i%size.X, i/size.X)] = true
 	}
 	require.Greater(t, len(colors), 20)
 }
