@@ -279,11 +279,7 @@ func TestGradientsAreThoseOfTheFloat64Model(t *testing.T) {
 				requireClose(t, bound, p.reference.Gradient(p.weights, p.batch, p.reference.AllElements()), got)
 				return
 			}
-			elements := 12
-			if testing.Short() { // few are a rough estimate: a mistake in the formula is more
-				elements, bound.OfTensor, bound.OfAll = 4, 4*bound.OfTensor, 4*bound.OfAll
-			}
-			sizes, at := p.reference.Sizes(), p.reference.SampleElements(elements, 1)
+			sizes, at := p.reference.Sizes(), p.reference.SampleElements(12, 1)
 			sample := p.reference.Gradient(p.weights, p.batch, at).ScaleTo(sizes)
 			requireClose(t, bound, sample, got.Pick(at).ScaleTo(sizes))
 			directions := p.reference.SampleDirections(4, 2)
