@@ -16,7 +16,7 @@ var kernels = map[isa.Set]*kernel{
 		rank:      rankAVX2,
 		strip:     stripAVX2_6x16,
 		twice:     twiceAVX2_6x16,
-		stripRows: 18, stripK: 24, stripCached: 24, stripDepth: 48, stripParts: 2, apart: true,
+		stripRows: 18, stripPaged: 6, stripK: 24, stripCached: 24, stripDepth: 48, stripParts: 2, apart: true,
 		thin: []thinTile{{8, 4, 2, true, true, streamsAVX2_8x4}, {6, 8, 2, true, true, streamsAVX2_6x8},
 			{4, 12, 2, true, true, streamsAVX2_4x12}, {6, 16, 1, false, true, streamsAVX2_6x16}},
 		thinLeast: 1, thinMost: 64,
@@ -27,8 +27,10 @@ var kernels = map[isa.Set]*kernel{
 		packedA: 256 << 10, // 8 lines a set of a cache of 2048 sets
 		copy:    copyAVX512, transpose: transposeAVX512, lanes: 16,
 		dot: dotAVX512_6x4, dotRows: 6, dotMost: 64,
-		rank:  rankAVX512,
-		strip: stripAVX512_9x48, stripRows: 24, stripK: 96, stripCached: 48, stripDepth: 32,
+		rank:      rankAVX2, // faster on a Zen 4 than with longer vectors
+		strip:     stripAVX512_9x48,
+		twice:     twiceAVX512_9x48,
+		stripRows: 24, stripPaged: 24, stripK: 96, stripCached: 48, stripDepth: 32, apart: true,
 		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.
 		thin: []thinTile{{6, 8, 2, false, false, thinAVX2_6x8}, {8, 16, 2, false, false, thinAVX512_8x16},
 			{8, 24, 2, true, false, thinAVX512_8x24}, {14, 32, 1, false, false, thinAVX512_14x32}, {8, 48, 1, false, false, thinAVX512_8x48}},

@@ -28,13 +28,15 @@ type kernel struct {
 	dotRows int
 	dotMost int // rows up to which that is faster than to pack W
 
-	// rank adds few products to each element, in float64; nil: Go does.
+	// rank adds few products to each element, in float64, rankLanes columns at a time;
+	// nil: Go does.
 	rank func(c, b *float32, a *float64, ldc, ldb, k, rows, vecs int, add bool)
 
 	// strip multiplies a few rows of A with B where it lies, as is faster for dx
 	// of up to stripRows rows and dW of up to stripK; nil: gemm does.
 	strip                          direct
 	stripRows, stripK, stripCached int // the last, where dW is in cache
+	stripPaged                     int // stripRows where rows of W are a multiple of a page
 	stripDepth                     int // rows of W at a time, at most: they are sums of their own
 	stripParts                     int // of W, for cores to take; more cores take columns
 
@@ -43,9 +45,8 @@ type kernel struct {
 	// depends on the grid.
 	twice func(c, a, b *float32, ldc, ldb, k, groups int)
 
-	// apart: dW copies rows of x a multiple of half a page apart, and dx of more rows
-	// than the kernel's has W packed, because in a first-level cache of eight
-	// ways few of them find room.
+	// apart: dW copies rows of x a multiple of half a page apart, because in a
+	// first-level cache of eight ways few of them find room.
 	apart bool
 
 	thin                []thinTile // by their columns

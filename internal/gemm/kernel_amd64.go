@@ -67,24 +67,6 @@ func copyAVX512(dst *float32, src *float32, lds int, k int, cols int, ldd int, p
 //go:noescape
 func dotAVX512_6x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
-// rankAVX512 multiplies A, [k, rows], with B:
-//
-//	for i := range rows { // 4 or 1
-//		for j := range 16 * vecs {
-//			var s float64
-//			if add {
-//				s = float64(c[i*ldc+j])
-//			}
-//			for l := range k {
-//				s += a[l*rows+i] * float64(b[l*ldb+j])
-//			}
-//			c[i*ldc+j] = float32(s)
-//		}
-//	}
-//
-//go:noescape
-func rankAVX512(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
-
 // stripAVX512_9x48 multiplies a few rows of A with B:
 //
 //	for i := range rows { // ≤ 9
@@ -104,6 +86,25 @@ func rankAVX512(c *float32, b *float32, a *float64, ldc int, ldb int, k int, row
 //
 //go:noescape
 func stripAVX512_9x48(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)
+
+// twiceAVX512_9x48 multiplies 9 rows of A, [k, 9], with B:
+//
+//	for i := range 9 {
+//		for j := range 48 * groups {
+//			var s [2]float32
+//			for l := range k {
+//				h := l / ((k + 1) / 2)
+//				s[h] = fma(a[l*9+i], b[l*ldb+j], s[h])
+//			}
+//			c[i*ldc+j] = c[i*ldc+j] + s[0] + s[1]
+//		}
+//	}
+//
+// That is what strip does with half of the products, then with the others. It
+// fetches the next rows of C.
+//
+//go:noescape
+func twiceAVX512_9x48(c *float32, a *float32, b *float32, ldc int, ldb int, k int, groups int)
 
 // thinAVX512_8x16 multiplies groups of 8 rows of W [, k] with xᵀ [k, 16]:
 //
@@ -252,24 +253,6 @@ func copyAVX2(dst *float32, src *float32, lds int, k int, cols int, ldd int, pan
 //go:noescape
 func dotAVX2_2x4(y *float32, x *float32, w *float32, ldy int, k int, rows int, groups int)
 
-// rankAVX2 multiplies A, [k, rows], with B:
-//
-//	for i := range rows { // 4 or 1
-//		for j := range 8 * vecs {
-//			var s float64
-//			if add {
-//				s = float64(c[i*ldc+j])
-//			}
-//			for l := range k {
-//				s += a[l*rows+i] * float64(b[l*ldb+j])
-//			}
-//			c[i*ldc+j] = float32(s)
-//		}
-//	}
-//
-//go:noescape
-func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
-
 // stripAVX2_6x16 multiplies a few rows of A with B:
 //
 //	for i := range rows { // ≤ 6
@@ -289,6 +272,25 @@ func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows 
 //
 //go:noescape
 func stripAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int, ldb int, k int, rows int, cols int, add bool, next *uintptr)
+
+// twiceAVX2_6x16 multiplies 6 rows of A, [k, 6], with B:
+//
+//	for i := range 6 {
+//		for j := range 16 * groups {
+//			var s [2]float32
+//			for l := range k {
+//				h := l / ((k + 1) / 2)
+//				s[h] = fma(a[l*6+i], b[l*ldb+j], s[h])
+//			}
+//			c[i*ldc+j] = c[i*ldc+j] + s[0] + s[1]
+//		}
+//	}
+//
+// That is what strip does with half of the products, then with the others. It
+// fetches the next rows of C.
+//
+//go:noescape
+func twiceAVX2_6x16(c *float32, a *float32, b *float32, ldc int, ldb int, k int, groups int)
 
 // thinAVX2_6x8 multiplies groups of 6 rows of W [, k] with xᵀ [k, 8]:
 //
@@ -395,24 +397,23 @@ func streamsAVX2_4x12(yt *float32, xt *float32, w *float32, k int, chunk int, gr
 //go:noescape
 func streamsAVX2_6x16(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
-// twiceAVX2_6x16 multiplies 6 rows of A, [k, 6], with B:
+// rankAVX2 multiplies A, [k, rows], with B:
 //
-//	for i := range 6 {
-//		for j := range 16 * groups {
-//			var s [2]float32
-//			for l := range k {
-//				h := l / ((k + 1) / 2)
-//				s[h] = fma(a[l*6+i], b[l*ldb+j], s[h])
+//	for i := range rows { // 4 or 1
+//		for j := range 8 * vecs {
+//			var s float64
+//			if add {
+//				s = float64(c[i*ldc+j])
 //			}
-//			c[i*ldc+j] = c[i*ldc+j] + s[0] + s[1]
+//			for l := range k {
+//				s += a[l*rows+i] * float64(b[l*ldb+j])
+//			}
+//			c[i*ldc+j] = float32(s)
 //		}
 //	}
 //
-// That is what strip does with half of the products, then with the others. It
-// fetches the next rows of C.
-//
 //go:noescape
-func twiceAVX2_6x16(c *float32, a *float32, b *float32, ldc int, ldb int, k int, groups int)
+func rankAVX2(c *float32, b *float32, a *float64, ldc int, ldb int, k int, rows int, vecs int, add bool)
 
 // smallAVX512_6x64 multiplies rows of A with columns of B:
 //

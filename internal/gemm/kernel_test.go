@@ -307,7 +307,7 @@ func TestRankKernel(t *testing.T) {
 			for _, rows := range []int{1, 4} {
 				for vecs := 1; vecs < 5; vecs++ {
 					for _, add := range []bool{false, true} {
-						n := vecs * q.lanes
+						n := vecs * rankLanes
 						ldc, ldb := n+rng.IntN(3), n+rng.IntN(3)
 						a := make([]float64, k*rows)
 						for i := range a {

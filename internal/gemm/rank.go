@@ -3,7 +3,10 @@ package gemm
 // Few products an element, as in dW of few rows of x, are summed in float64:
 // their rounding errors cannot cancel. They are a pass through C.
 
-const rankCols = 8 << 10 // columns of a tile, at most: that much of B stays in the second-level cache
+const (
+	rankCols  = 8 << 10 // columns of a tile, at most: that much of B stays in the second-level cache
+	rankLanes = 8       // columns at a time
+)
 
 // rankGrid cuts C into tiles of whole rows.
 func (p *Product) rankGrid(cores int) {
@@ -16,7 +19,7 @@ func (p *Product) rankGrid(cores int) {
 func (p *Product) rankTile(m *memory, r0, r1, c0, c1 int) {
 	q, a := p.kern, &m.rank
 	b, ldb := p.apart(m, c0, c1)
-	vecs := (c1 - c0) / q.lanes
+	vecs := (c1 - c0) / rankLanes
 	for r, n := r0, 0; r < r1 && vecs > 0; r += n {
 		if n = 4; r1-r < 4 {
 			n = 1
@@ -28,7 +31,7 @@ func (p *Product) rankTile(m *memory, r0, r1, c0, c1 int) {
 		}
 		q.rank(&p.c[r*p.ldc+c0], &b[0], &a[0], p.ldc, ldb, p.k, n, vecs, p.add)
 	}
-	for c := c0 + vecs*q.lanes; c < c1; c += portableMax {
+	for c := c0 + vecs*rankLanes; c < c1; c += portableMax {
 		p.fewTile(r0, r1, c, min(c1, c+portableMax))
 	}
 }

@@ -28,8 +28,8 @@ func (p *Product) strips() bool {
 		return false
 	}
 	if p.a.step == 1 {
-		if q.apart && p.n%page == 0 {
-			return p.m <= q.rows
+		if p.n%page == 0 {
+			return p.m <= q.stripPaged
 		}
 		return p.m <= q.stripRows
 	}

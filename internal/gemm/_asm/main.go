@@ -36,13 +36,13 @@ func main() {
 		gemm(v)
 		copyPanels(v)
 		dot(v)
-		rank(v)
 		strip(v)
+		twice(v)
 		for _, t := range v.thin {
 			thin(v, t)
 		}
 	}
-	twice(avx2)
+	rank(avx2)
 	small(avx512)
 	small(avx2)
 	transposeAVX512()

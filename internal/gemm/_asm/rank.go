@@ -27,12 +27,6 @@ func rank(v isa) {
 		"\t\t\tc[i*ldc+j] = float32(s)",
 		"\t\t}",
 		"\t}")
-	half := func(r VecPhysical) Op { // the register of as many float32 as r has float64
-		if v.lanes == 16 {
-			return r.AsY()
-		}
-		return r.AsX()
-	}
 	var (
 		c    = grid{[]GPPhysical{RDI}, R8, R9}
 		b, l = RSI, RBX
@@ -91,12 +85,8 @@ func rank(v isa) {
 			}
 		}
 		each(func(m Mem, r VecPhysical) {
-			if v.lanes == 16 {
-				VCVTPD2PS(r, half(r))
-			} else {
-				VCVTPD2PSY(r, half(r))
-			}
-			VMOVUPS(half(r), m)
+			VCVTPD2PSY(r, r.AsX())
+			VMOVUPS(r.AsX(), m)
 		})
 		ADDQ(Imm(uint64(v.bytes())), c.base[0])
 		ADDQ(Imm(uint64(v.bytes())), R10)

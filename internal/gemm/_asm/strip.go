@@ -172,10 +172,10 @@ func strip(v isa) {
 }
 
 // twice writes the kernel for few products an element of dW, in two sums: three
-// rows of six at a time, whole groups of columns.
+// rows of the tile at a time, whole groups of columns.
 func twice(v isa) {
-	const half, sums = 3, 2
-	rows, vecs := 2*half, v.tile.vecs
+	const some, sums = 3, 2
+	rows, vecs := v.tile.rows, v.tile.vecs
 	cols := vecs * v.lanes
 	name := fmt.Sprintf("twice%s_%dx%d", v.name, rows, cols)
 	TEXT(name, NOSPLIT, "func(c, a, b *float32, ldc, ldb, k, groups int)")
@@ -200,8 +200,8 @@ func twice(v isa) {
 		a1, b1 = RAX, R15 // from there to the other half
 		ldb, l = R11, RCX
 		acc    = func(i, j, s int) VecPhysical { return v.reg[(i*vecs+j)*sums+s] }
-		bj     = v.reg[half*vecs*sums:][:vecs]
-		ai     = v.reg[half*vecs*sums+vecs:]
+		bj     = v.reg[some*vecs*sums:][:vecs]
+		ai     = v.reg[some*vecs*sums+vecs:]
 	)
 	Load(Param("c"), c.base[0])
 	Load(Param("a"), RSI)
@@ -217,7 +217,7 @@ func twice(v isa) {
 	IMULQ(ldb, b1)
 	Label("group")
 	c.spread()
-	for h := range rows / half {
+	for h := range rows / some {
 		to := func(s string) string { return fmt.Sprintf("%s%d", s, h) }
 		step := func(s int) {
 			for j := range vecs {
@@ -227,8 +227,8 @@ func twice(v isa) {
 				}
 				VMOVUPS(m, bj[j])
 			}
-			for i := range half {
-				x, m := ai[i%len(ai)], at(a, 4*(h*half+i))
+			for i := range some {
+				x, m := ai[i%len(ai)], at(a, 4*(h*some+i))
 				if s > 0 {
 					m.Index, m.Scale = a1, 1
 				}
@@ -238,7 +238,7 @@ func twice(v isa) {
 				}
 			}
 		}
-		for i := range half * vecs * sums {
+		for i := range some * vecs * sums {
 			v.zero(v.reg[i])
 		}
 		MOVQ(RSI, a)
@@ -257,18 +257,23 @@ func twice(v isa) {
 		JZ(LabelRef(to("sum")))
 		step(0)
 		Label(to("sum"))
-		LEAQ(c.row(rows+h*half, 0), next.base[0])
-		for i := range half {
-			PREFETCHT1(next.row(i, 0))
+		LEAQ(c.row(h*some, 0), next.base[0])
+		for range rows / some {
+			ADDQ(c.ld3, next.base[0])
+		}
+		for i := range some {
+			for line := range cols / 16 {
+				PREFETCHT1(next.row(i, 64*line))
+			}
 			for j := range vecs {
-				m, r := c.row(h*half+i, j*v.bytes()), acc(i, j, 0)
+				m, r := c.row(h*some+i, j*v.bytes()), acc(i, j, 0)
 				VADDPS(m, r, r)
 				VADDPS(r, acc(i, j, 1), r)
 			}
 		}
-		for i := range half { // not earlier: loads wait for stores that may be to the same place in a page
+		for i := range some { // not earlier: loads wait for stores that may be to the same place in a page
 			for j := range vecs {
-				VMOVUPS(acc(i, j, 0), c.row(h*half+i, j*v.bytes()))
+				VMOVUPS(acc(i, j, 0), c.row(h*some+i, j*v.bytes()))
 			}
 		}
 	}
