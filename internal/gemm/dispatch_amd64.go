@@ -31,10 +31,12 @@ var kernels = map[isa.Set]*kernel{
 		strip:     stripAVX512_9x48,
 		twice:     twiceAVX512_9x48,
 		stripRows: 24, stripPaged: 24, stripK: 96, stripCached: 48, stripDepth: 32, apart: true,
-		// Up to eight rows, half a vector: a load of it is three times a cycle, not twice.
-		thin: []thinTile{{6, 8, 2, false, false, thinAVX2_6x8}, {8, 16, 2, false, false, thinAVX512_8x16},
+		// Up to twelve rows, half vectors in pairs: no lanes are idle. Few rows of W at a
+		// time: as many pages are fetched in turn.
+		thin: []thinTile{{5, 4, 2, true, false, thinAVX2_5x4}, {6, 8, 2, true, false, thinAVX2_6x8},
+			{4, 12, 2, true, false, thinAVX2_4x12}, {8, 16, 2, false, false, thinAVX512_8x16},
 			{8, 24, 2, true, false, thinAVX512_8x24}, {14, 32, 1, false, false, thinAVX512_14x32}, {8, 48, 1, false, false, thinAVX512_8x48}},
-		thinLeast: 5, thinMost: 64,
+		thinLeast: 1, thinMost: 64,
 	},
 }
 

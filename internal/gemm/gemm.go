@@ -42,10 +42,11 @@ type Product struct {
 
 	packed bool // is A packed?
 
-	// Of dx: parts of K, if there are several, whether one core takes all in a row, the
-	// sums of all but the first, and how many tiles are done.
+	alone bool // does one core take all tiles of dx or of few rows in a row?
+
+	// Of dx: parts of K, if there are several, the sums of all but the first, and how
+	// many tiles are done.
 	parts int
-	alone bool
 	sums  []float32
 	done  int32
 
@@ -147,7 +148,7 @@ func (p *Product) Run(s *Scratch, lo, hi int) {
 	}
 	for i := lo; i < hi; i++ {
 		i := i
-		if p.how == dots || p.how == thin {
+		if p.how == dots || p.how == thin && !p.alone {
 			i = inOrder(i, across)
 		}
 		r, c := i/across*p.tm, i%across*p.tn

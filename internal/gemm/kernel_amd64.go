@@ -292,6 +292,27 @@ func stripAVX2_6x16(c *float32, a *float32, b *float32, ldc int, lda int, ka int
 //go:noescape
 func twiceAVX2_6x16(c *float32, a *float32, b *float32, ldc int, ldb int, k int, groups int)
 
+// thinAVX2_5x4 multiplies groups of 5 rows of W [, k] with xᵀ [k, 4]:
+//
+//	for j := range 5 * groups {
+//		for i := range 4 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l/2*2*4+2*i+l%2], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*4+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies behind the next group.
+//
+//go:noescape
+func thinAVX2_5x4(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+
 // thinAVX2_6x8 multiplies groups of 6 rows of W [, k] with xᵀ [k, 8]:
 //
 //	for j := range 6 * groups {
@@ -300,7 +321,7 @@ func twiceAVX2_6x16(c *float32, a *float32, b *float32, ldc int, ldb int, k int,
 //			for k0 := 0; k0 < k; k0 += chunk {
 //				var s [2]float32
 //				for l := k0; l < min(k, k0+chunk); l++ {
-//					s[(l-k0)%2] = fma(w[j*k+l], xt[l*8+i], s[(l-k0)%2])
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l/2*2*8+2*i+l%2], s[(l-k0)%2])
 //				}
 //				y += s[0] + s[1]
 //			}
@@ -312,6 +333,27 @@ func twiceAVX2_6x16(c *float32, a *float32, b *float32, ldc int, ldb int, k int,
 //
 //go:noescape
 func thinAVX2_6x8(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
+
+// thinAVX2_4x12 multiplies groups of 4 rows of W [, k] with xᵀ [k, 12]:
+//
+//	for j := range 4 * groups {
+//		for i := range 12 {
+//			var y float32
+//			for k0 := 0; k0 < k; k0 += chunk {
+//				var s [2]float32
+//				for l := k0; l < min(k, k0+chunk); l++ {
+//					s[(l-k0)%2] = fma(w[j*k+l], xt[l/2*2*12+2*i+l%2], s[(l-k0)%2])
+//				}
+//				y += s[0] + s[1]
+//			}
+//			yt[j*12+i] = y
+//		}
+//	}
+//
+// It reads W once and in order, and fetches what lies behind the next group.
+//
+//go:noescape
+func thinAVX2_4x12(yt *float32, xt *float32, w *float32, k int, chunk int, groups int)
 
 // streamsAVX2_8x4 multiplies groups of 8 rows of W [, k] with xᵀ [k, 4]:
 //

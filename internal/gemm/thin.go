@@ -48,7 +48,7 @@ func (m *thinBlock) reserve(p *Product) {
 
 // thinFor returns the kernel for x [m, k], W [n, k], or nil.
 func (q *kernel) thinFor(m, n, k int) *thinTile {
-	if len(q.thin) == 0 || m < q.thinLeast || m > q.thinMost || m*k > thinX || m <= 1 && k%page == 0 {
+	if len(q.thin) == 0 || m < q.thinLeast || m > q.thinMost || m*k > thinX || m <= 1 && k%page == 0 && q.thin[0].streams {
 		return nil
 	}
 	each := ceil(m, ceil(m, q.thin[len(q.thin)-1].cols))
@@ -63,7 +63,7 @@ func (q *kernel) thinFor(m, n, k int) *thinTile {
 // thinGrid cuts W into tiles of whole rows.
 func (p *Product) thinGrid(cores int) {
 	t := p.slim
-	p.turn = thinTurn.Add(1)
+	p.turn, p.alone = thinTurn.Add(1), cores == 1
 	p.chunk = even(p.k, t.sums*kBlock, t.sums)
 	if t.sums == 1 && p.chunk == p.k {
 		p.chunk = ceil(p.k, 2)

@@ -25,7 +25,7 @@ var (
 		Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z24, Z25, Z26, Z27, Z28, Z29, Z30, Z31}, 16, tile{9, 3},
 		[]thinTile{{8, 1, 2, 16, false, false}, {8, 3, 1, 8, true, false}, {14, 2, 1, 8, false, false}, {8, 3, 1, 8, false, false}}}
 	avx2 = isa{"AVX2", []VecPhysical{Y0, Y1, Y2, Y3, Y4, Y5, Y6, Y7, Y8, Y9, Y10, Y11, Y12, Y13, Y14, Y15}, 8, tile{6, 2},
-		[]thinTile{{6, 1, 2, 8, false, false}, {8, 1, 1, 16, true, true}, {6, 2, 1, 16, true, true}, {4, 3, 1, 16, true, true}, {6, 2, 1, 16, false, true}}}
+		[]thinTile{{5, 1, 1, 16, true, false}, {6, 2, 1, 16, true, false}, {4, 3, 1, 16, true, false}, {8, 1, 1, 16, true, true}, {6, 2, 1, 16, true, true}, {4, 3, 1, 16, true, true}, {6, 2, 1, 16, false, true}}}
 )
 
 func main() {
