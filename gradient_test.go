@@ -35,7 +35,7 @@ type gradientCase struct {
 	tokens  func(tokens []int32)      // changes random tokens
 	denom   float64                   // LossDenom
 	score   float64                   // what the largest attention score is brought to; 0: nothing
-	sampled bool                      // too large for every element; with -short all cases are
+	sampled bool                      // too large for every element
 	seed    uint64
 }
 
@@ -275,7 +275,7 @@ func TestGradientsAreThoseOfTheFloat64Model(t *testing.T) {
 
 			got := referenceWeights(g)
 			requireEveryElement(t, g)
-			if !gc.sampled && !testing.Short() {
+			if !gc.sampled {
 				requireClose(t, bound, p.reference.Gradient(p.weights, p.batch, p.reference.AllElements()), got)
 				return
 			}
