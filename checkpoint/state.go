@@ -351,11 +351,16 @@ func readNewest[T any](dir string, read func(path string) (T, error)) (v T, path
 	var none T
 	for _, c := range there {
 		path := filepath.Join(dir, c.name)
+		before, gone := os.Lstat(path)
+		if gone != nil {
+			return none, "", true, nil, gone
+		}
 		v, err := read(path)
 		if err == nil {
 			return v, path, false, bad, nil
 		}
-		if _, gone := os.Lstat(path); gone != nil || errors.Is(err, ErrChanged) {
+		// Another of the same step may have its name by now.
+		if now, gone := os.Lstat(path); gone != nil || !os.SameFile(before, now) || errors.Is(err, ErrChanged) {
 			return none, "", true, nil, err
 		}
 		bad = append(bad, err)

@@ -456,6 +456,27 @@ func TestMissingDirectoriesAreMadeDurably(t *testing.T) {
 	require.Equal(t, []string{"mkdir a", "syncdir .", "mkdir a/b", "syncdir a"}, ops)
 }
 
+// A state that is replaced by another of its step while it is read is no damage.
+func TestAStateReplacedWhileItIsReadIsReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	s := newState(t, tiny(), 1)
+	save(t, dir, s)
+	calls := 0
+	_, path, bad, err := newest(dir, func(path string) (*trainer, error) {
+		if calls++; calls == 1 {
+			require.NoError(t, os.Rename(path, path+"-gone"))
+			_, err := readTrainer(path)
+			save(t, dir, s)
+			return nil, err
+		}
+		return readTrainer(path)
+	})
+	require.NoError(t, err)
+	require.Empty(t, bad)
+	require.Equal(t, filepath.Join(dir, "checkpoint-1"), path)
+	require.Equal(t, 2, calls)
+}
+
 // A run that saves removes or replaces the state that a reader has just
 // chosen.
 func TestLoadingBesideARunThatSaves(t *testing.T) {
