@@ -2,6 +2,7 @@ package train_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -136,15 +137,16 @@ func fail(t testing.TB, ctx context.Context, tr *train.Trainer) (steps []train.S
 	return steps, last, err
 }
 
-func bitsOf(x []float32) []uint32 {
-	b := make([]uint32, len(x))
-	for i, v := range x {
-		b[i] = math.Float32bits(v)
+// bitsOf returns bytes, which require compares as a whole.
+func bitsOf(x []float32) []byte {
+	var b []byte
+	for _, v := range x {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
 	}
 	return b
 }
 
-func weights(tr *train.Trainer) []uint32 { return bitsOf(tr.Model().Data) }
+func weights(tr *train.Trainer) []byte { return bitsOf(tr.Model().Data) }
 
 // byHand is the loop that Run must be, in the five calls of the library, on
 // batches of rows sequences.
