@@ -23,13 +23,20 @@ func TestLeave(t *testing.T) {
 	if before.Count() < 2 {
 		t.Skip("one core")
 	}
-	for range 20 {
+	const times = 20
+	left := 0
+	for range times {
 		var m mover
 		at := core()
-		m.leave(at)
-		if m.stuck || core() == at {
-			t.Fatalf("still on core %d", at)
+		if m.leave(at); m.stuck {
+			t.Fatalf("stuck on core %d", at)
 		}
+		if core() != at { // where the machine is busy, it may be back already
+			left++
+		}
+	}
+	if left < times/2 {
+		t.Fatalf("%d times of %d on another core", left, times)
 	}
 	if allowed(t) != before {
 		t.Fatal("the cores that the thread may use have changed")
