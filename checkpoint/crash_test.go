@@ -158,7 +158,7 @@ func TestPowerLostAnywhereLeavesTheOldOrTheNewState(t *testing.T) {
 			d := newDisk(t, dir)
 			images, olds := 0, 0
 			setHook(t, func(op, path string) error {
-				for range 10 {
+				for range 25 {
 					left := t.TempDir()
 					d.image(r, left)
 					got, _, err := LoadState(left)
@@ -179,7 +179,7 @@ func TestPowerLostAnywhereLeavesTheOldOrTheNewState(t *testing.T) {
 			t.Logf("%d images, %d with the old state", images, olds)
 			require.Greater(t, olds, 0)
 			require.Less(t, olds, images)
-			for range 20 { // and behind it
+			for range 50 { // and behind it
 				left := t.TempDir()
 				d.image(r, left)
 				got, _, err := LoadState(left)

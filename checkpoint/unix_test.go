@@ -291,7 +291,7 @@ func TestOpenNeedsTheMemoryOfTheModel(t *testing.T) {
 	bpe, err := tokenizer.NewBPE(o)
 	require.NoError(t, err)
 	c := with(tiny(), func(c *chainrule.Config) {
-		c.Dim, c.HiddenDim, c.NHeads, c.NKVHeads, c.HeadDim, c.VocabSize, c.NLayers = 256, 4096, 4, 2, 64, bpe.VocabSize(), 2
+		c.Dim, c.HiddenDim, c.NHeads, c.NKVHeads, c.HeadDim, c.VocabSize, c.NLayers = 256, 4096, 4, 2, 64, bpe.VocabSize(), 8
 	})
 	m, err := chainrule.NewModel(c)
 	require.NoError(t, err)

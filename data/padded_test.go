@@ -91,14 +91,14 @@ func TestPaddedIsShuffledByEpochAndSeed(t *testing.T) {
 // third of what is computed would be padding.
 func TestPaddedSavesPadding(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
-	lengths := make([]int, 4000)
+	lengths := make([]int, 10_000)
 	for i := range lengths {
 		lengths[i] = 1 + r.IntN(200)
 	}
 	d, err := NewPadded(examplesOf(lengths...), 8, 200, 1)
 	require.NoError(t, err)
 	tokens, targets := make([]int32, 8*200), make([]int32, 8*200)
-	for epoch := range 2 {
+	for epoch := range 3 {
 		used, cells := 0, 0
 		var longest []int
 		for k := range d.Batches() {

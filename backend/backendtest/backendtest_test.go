@@ -100,10 +100,7 @@ func (b *plain) product(name string, c []float32, m, n, k int, add bool, a, w fa
 				var s float64
 				var s32 float32
 				for l := terms * p / parts; l < terms*(p+1)/parts; l++ {
-					l := l
-					if first > 0 {
-						l = (l + first) % k
-					}
+					l := (l + first) % k
 					x, y := a.v[i*a.lane+l*a.step], w.v[j*w.lane+l*w.step]
 					if b.skipZeros && x == 0 {
 						continue

@@ -11,7 +11,7 @@ type kernel struct {
 	// packedA is up to how many rows of A, times the power of two that divides
 	// their length, products read A where it lies.
 	packedA int
-	gap     int // between packed panels of Aᵀ, at most a line
+	gap     int // between packed panels of Aᵀ for strips, at most a line
 	// spread: rows of W take turns in what is fetched, and a panel of A is fetched to
 	// its end.
 	spread bool
@@ -75,7 +75,7 @@ type direct func(c, a, b *float32, ldc, lda, ka, ldb, k, rows, cols int, add boo
 // pairs is how many pairs of cache lines a row of the tile takes.
 func (t *tile) pairs() int { return ceil(t.cols, 2*line) }
 
-// stepA is the distance of packed panels of Aᵀ, [k, rows]. A step of k is written
+// stepA is the distance of packed panels of Aᵀ, [k, rows], for strips. A step of k is written
 // to all of them, so they should begin on different sets of the first-level cache.
 func (q *kernel) stepA(k int) int { return q.rows*k + q.gap }
 

@@ -73,7 +73,7 @@ func gemm(v isa) {
 		fresh        = AllocLocal(8)
 		step         = AllocLocal(8)
 		to           = AllocLocal(8) // not 0 if A is packed
-		far          = AllocLocal(8) // eight of it: from where on A is fetched
+		far          = AllocLocal(8) // bytes of two steps of k: A is fetched eight times that ahead
 	)
 	if v.lanes == 8 { // Y12 to Y15: the masks need the first two
 		bj, ai = v.reg[12:14], v.reg[14:16]
@@ -89,7 +89,7 @@ func gemm(v isa) {
 	Load(Param("to"), RCX)
 	MOVQ(RCX, to)
 	loadBytes("ka", ka)
-	IMUL3Q(U8(2), ka, RCX) // 16 steps
+	IMUL3Q(U8(2), ka, RCX)
 	MOVQ(RCX, far)
 	loadBytes("lda", lda)
 	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
